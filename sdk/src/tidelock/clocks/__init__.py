@@ -1,0 +1,1 @@
+"""Logical clocks as pure value types."""
