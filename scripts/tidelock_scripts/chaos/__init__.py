@@ -1,0 +1,1 @@
+"""Real nodes under real faults, with clients whose history is checked."""
