@@ -26,7 +26,7 @@ class Command(
     """The base of every command. Subclasses set `tag` to an integer that is never reused."""
 
 
-class RecordEvent(Command, tag=1):
+class RecordEvent(Command, frozen=True, tag=1):
     """Tick a participant's Lamport clock and store the event."""
 
     node_id: str
@@ -35,7 +35,7 @@ class RecordEvent(Command, tag=1):
     """The client's JSON text, empty when there is none."""
 
 
-class SyncClock(Command, tag=2):
+class SyncClock(Command, frozen=True, tag=2):
     """Raise a participant's Lamport clock above a received timestamp and store that as an event."""
 
     node_id: str
@@ -47,19 +47,19 @@ class SyncClock(Command, tag=2):
     event_data: bytes
 
 
-class JoinParticipant(Command, tag=3):
+class JoinParticipant(Command, frozen=True, tag=3):
     """Make a participant known before its first event. Known already: nothing changes."""
 
     node_id: str
 
 
-class LeaveParticipant(Command, tag=4):
+class LeaveParticipant(Command, frozen=True, tag=4):
     """Mark a participant as departed. Its clock and events stay; a later event brings it back."""
 
     node_id: str
 
 
-class ChangeRouting(Command, tag=5):
+class ChangeRouting(Command, frozen=True, tag=5):
     """Record that a cluster node entered or left the rotation, seen by the leader."""
 
     node_id: str
@@ -68,20 +68,20 @@ class ChangeRouting(Command, tag=5):
     reason: str
 
 
-class FireTimers(Command, tag=6):
+class FireTimers(Command, frozen=True, tag=6):
     """Do what is due. Proposed by the leader from its timer index; apply checks each again."""
 
     timers: tuple[tuple[int, int, bytes], ...]
     """(due in elapsed ms, kind, id), in the order of the index; at most 1,000."""
 
 
-class ActivateVersion(Command, tag=7):
+class ActivateVersion(Command, frozen=True, tag=7):
     """Switch on the commands of a newer version, once every member can decode them."""
 
     version: int
 
 
-class TrimEvents(Command, tag=8):
+class TrimEvents(Command, frozen=True, tag=8):
     """Forget stored timestamp events created before a wall time, at most `limit` of them."""
 
     before_wall_ms: int

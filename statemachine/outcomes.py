@@ -22,6 +22,10 @@ class RejectionCode(enum.StrEnum):
     CLOCK_OVERFLOW = "CLOCK_OVERFLOW"
     PARTICIPANT_NOT_FOUND = "PARTICIPANT_NOT_FOUND"
     STORAGE_FULL = "STORAGE_FULL"
+    INVALID_COMMAND = "INVALID_COMMAND"
+    """A field that the HTTP layer should not have let through."""
+    SESSION_WINDOW_EXCEEDED = "SESSION_WINDOW_EXCEEDED"
+    """The submitting node has too many units in flight; a client never sees it."""
 
 
 class Result(
@@ -30,7 +34,7 @@ class Result(
     """The base of what an applied command answers. Tags follow the rules of commands."""
 
 
-class EventRecorded(Result, tag=1):
+class EventRecorded(Result, frozen=True, tag=1):
     """Answer of RecordEvent and SyncClock. The event's id is the position of its command."""
 
     node_id: str
@@ -40,27 +44,27 @@ class EventRecorded(Result, tag=1):
     created_at_ms: int
 
 
-class ParticipantChanged(Result, tag=2):
+class ParticipantChanged(Result, frozen=True, tag=2):
     node_id: str
     active: bool
     changed: bool
 
 
-class RoutingChanged(Result, tag=3):
+class RoutingChanged(Result, frozen=True, tag=3):
     node_id: str
     state: str
     changed: bool
 
 
-class TimersFired(Result, tag=4):
+class TimersFired(Result, frozen=True, tag=4):
     fired: int
 
 
-class VersionActivated(Result, tag=5):
+class VersionActivated(Result, frozen=True, tag=5):
     version: int
 
 
-class EventsTrimmed(Result, tag=6):
+class EventsTrimmed(Result, frozen=True, tag=6):
     removed: int
     more: bool
     """True when `limit` was reached before the wall time was."""
@@ -76,15 +80,11 @@ AnyResult = (
 )
 
 
-class Applied(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1
-):
+class Applied(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
     result: AnyResult
 
 
-class Rejected(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2
-):
+class Rejected(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
     code: RejectionCode
     detail: str
     """One sentence for the client: what was wrong, and what to do."""

@@ -1,0 +1,51 @@
+"""Version gates: a command is done only once its version is active in the whole cluster.
+
+A release that brings new commands can decode them at once and applies them only after an
+`ActivateVersion` entry, which is proposed when every member runs that release. Until then every
+member, old or new, gives the same answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from statemachine import commands
+from statemachine.commands import ActivateVersion, Command
+from statemachine.outcomes import Applied, Outcome, Rejected, RejectionCode, VersionActivated
+from statemachine.state import MachineState
+
+SUPPORTED_VERSION: Final = 1
+"""The newest version whose commands this program can do."""
+
+SINCE: Final[dict[type[Command], int]] = {
+    commands.RecordEvent: 1,
+    commands.SyncClock: 1,
+    commands.JoinParticipant: 1,
+    commands.LeaveParticipant: 1,
+    commands.ChangeRouting: 1,
+    commands.FireTimers: 1,
+    commands.ActivateVersion: 1,
+    commands.TrimEvents: 1,
+}
+"""The version that brought each command. A command without a row here cannot be applied."""
+
+
+def activate(state: MachineState, command: ActivateVersion) -> Outcome:
+    """Switch to a newer version. An active or older one changes nothing: there is no way back."""
+    if command.version > SUPPORTED_VERSION:
+        return Rejected(
+            RejectionCode.VERSION_UNKNOWN,
+            f"Version {command.version} is newer than {SUPPORTED_VERSION}, the newest that this "
+            "program knows. Upgrade every node first.",
+        )
+    state.active_version = max(state.active_version, command.version)
+    return Applied(VersionActivated(version=state.active_version))
+
+
+def not_active(command: Command, active_version: int) -> Rejected:
+    """Return the answer to a command whose version is not active yet."""
+    return Rejected(
+        RejectionCode.VERSION_NOT_ACTIVE,
+        f"{type(command).__name__} needs version {SINCE[type(command)]}; {active_version} is "
+        "active. Activate it once every node is upgraded.",
+    )

@@ -1,0 +1,105 @@
+"""Where each row of the state lives: the one place that knows prefixes and key layouts.
+
+    M                                        the machine's scalars
+    E  entry  place                          a stored event
+    L  lamport  name                      -> entry place   all events in Lamport order
+    N  name\\0  lamport                    -> entry place   one participant's events
+    P  name\\0                                a participant and its clock
+    R  name\\0                                a cluster node's routing state
+    S  session                               a submitting session
+    U  session  sequence                     the outcomes of a unit
+    I  principal\\0  key                      a remembered idempotency key
+    T  due  kind  id                         a timer
+
+Integers are big-endian and unsigned, so that rows sort as their numbers do. A name that is followed
+by something else is *terminated*: it ends in a zero byte, and a zero byte within it is followed by
+0xFF, which UTF-8 never contains. So no name is a prefix of another's rows and names sort by code
+point.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+META: Final = b"M"
+EVENT: Final = b"E"
+EVENT_BY_LAMPORT: Final = b"L"
+EVENT_BY_NODE: Final = b"N"
+PARTICIPANT: Final = b"P"
+ROUTING: Final = b"R"
+SESSION: Final = b"S"
+SETTLED_UNIT: Final = b"U"
+IDEMPOTENCY: Final = b"I"
+TIMER: Final = b"T"
+
+GREATEST_NAME_BYTES: Final = 480
+"""The greatest length of a terminated name, and of any other variable part: with what surrounds it,
+a key stays within the 500 bytes of a `Store`."""
+
+SESSION_BYTES: Final = 16
+
+GREATEST_NUMBER: Final = 2**63 - 1
+"""The greatest integer that a key holds."""
+
+pack_number: Callable[[int], bytes] = struct.Struct(">Q").pack
+pack_event: Callable[[int, int], bytes] = struct.Struct(">QI").pack
+"""The 12 bytes that name an event: the entry and the place of its command."""
+
+_TIMER: Final = struct.Struct(">QB")
+_EVENT: Final = struct.Struct(">QI")
+_NUMBER_BYTES: Final = 8
+
+
+def stop_of(prefix: bytes) -> bytes:
+    """Return the first key after all that begin with `prefix`, which must not end in 0xFF."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+def terminated(name: str) -> bytes:
+    """Return `name` in the form in which something may follow it."""
+    return name.encode().replace(b"\0", b"\0\xff") + b"\0"
+
+
+def name_of(terminated_name: bytes) -> str:
+    """Undo `terminated`."""
+    return terminated_name[:-1].replace(b"\0\xff", b"\0").decode()
+
+
+def unpack_event(packed: bytes) -> tuple[int, int]:
+    """Undo `pack_event`."""
+    entry, place = _EVENT.unpack(packed)
+    return entry, place
+
+
+def event_by_lamport(lamport: int, name: bytes) -> bytes:
+    """Return the row key of an event in the order of all events. `name` is not terminated."""
+    return EVENT_BY_LAMPORT + pack_number(lamport) + name
+
+
+def lamport_and_name(event_by_lamport_key: bytes) -> tuple[int, bytes]:
+    """Undo `event_by_lamport`."""
+    number_end = len(EVENT_BY_LAMPORT) + _NUMBER_BYTES
+    number = event_by_lamport_key[len(EVENT_BY_LAMPORT) : number_end]
+    return int.from_bytes(number, "big"), event_by_lamport_key[number_end:]
+
+
+def settled_unit(session: bytes, sequence: int) -> bytes:
+    return SETTLED_UNIT + session + pack_number(sequence)
+
+
+def timer(due_ms: int, kind: int, timer_id: bytes) -> bytes:
+    return TIMER + _TIMER.pack(due_ms, kind) + timer_id
+
+
+def timers_after(due_ms: int) -> bytes:
+    """Return the first key after all timers due at or before `due_ms`."""
+    return TIMER + pack_number(due_ms + 1)
+
+
+def timer_of(timer_key: bytes) -> tuple[int, int, bytes]:
+    """Undo `timer`."""
+    id_start = len(TIMER) + _TIMER.size
+    due_ms, kind = _TIMER.unpack(timer_key[len(TIMER) : id_start])
+    return due_ms, kind, timer_key[id_start:]

@@ -1,0 +1,345 @@
+"""The state machine: applies the entries of the log, one after the other, to a store.
+
+Equal entries make equal stores, byte for byte, on every node and in every replay. Bad data in a
+command is a `Rejected`; an entry that cannot be read, or a broken invariant, is an exception, after
+which the process must stop and the store is as it was before the entry.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final, assert_never
+
+import msgspec
+
+from statemachine import commands, gates, idempotency, keys, sessions, timers
+from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
+from statemachine.commands import AnyCommand, FireTimers, Request, Unit
+from statemachine.idempotency import IdempotencyTable
+from statemachine.members import Participants, join, leave
+from statemachine.outcomes import (
+    Applied,
+    Outcome,
+    Position,
+    Rejected,
+    RejectionCode,
+    RequestOutcome,
+    TimersFired,
+    UnitOutcome,
+)
+from statemachine.retention import trim_events
+from statemachine.routing import change_routing
+from statemachine.sessions import Sessions
+from statemachine.state import UnsupportedStateError, encode_state, load_state
+from statemachine.store import Store
+from statemachine.timers import TimerKind
+from statemachine.timestamps import EventRecorder
+from statemachine.write_buffer import WriteBuffer
+
+DIGEST_INTERVAL: Final = 1_024
+"""Nodes compare the digests of the first applied entry at or after each multiple of it."""
+
+GREATEST_TIME_MS: Final = 2**45 - 1
+"""The greatest stamp that is believed, in the year 3084: above it, hybrid timestamps leave 63 bits.
+A stamp outside of 0 to it counts as the time of the entry before."""
+
+_DIGEST_BYTES: Final = 32
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+_REQUEST_EXPIRED: Final = Rejected(
+    RejectionCode.REQUEST_EXPIRED,
+    "The request's deadline passed before it was applied; nothing was done. Send it again with a "
+    "later deadline.",
+)
+
+_LIFETIME_TOO_LONG: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    f"The request expires more than {sessions.GREATEST_LIFETIME_MS} ms ahead. Use an earlier "
+    "deadline.",
+)
+
+_WINDOW_EXCEEDED: Final = Rejected(
+    RejectionCode.SESSION_WINDOW_EXCEEDED,
+    f"The unit is {sessions.WINDOW} or more sequences above the oldest one that its session has "
+    "not settled. Settle some first.",
+)
+
+_UNIT_UNUSABLE: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    f"The unit's session is not {keys.SESSION_BYTES} bytes long, or its sequence or watermark is "
+    "out of range.",
+)
+
+_TOO_MANY_TIMERS: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    f"More than {timers.GREATEST_FIRING} timers are named. Fire fewer at once.",
+)
+
+
+class Machine:
+    """Applies entries to `store`, which nobody else may write.
+
+    Raises:
+        UnsupportedStateError: a newer version of this program wrote the state.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.reload()
+
+    def reload(self) -> None:
+        """Begin from what the store holds now, after a snapshot has replaced its content.
+
+        Raises:
+            UnsupportedStateError: a newer version of this program wrote the state.
+        """
+        state = load_state(self._store)
+        if state.active_version > gates.SUPPORTED_VERSION:
+            raise UnsupportedStateError(
+                f"version {state.active_version} is active in the state, this program knows "
+                f"{gates.SUPPORTED_VERSION}; start the newer program"
+            )
+        self._state = state
+        self._writes = WriteBuffer(self._store)
+        self._participants = Participants(self._writes)
+        self._sessions = Sessions(state, self._writes)
+        self._remembered = IdempotencyTable(state, self._writes)
+        self._events = EventRecorder(state, self._writes, self._participants)
+
+    @property
+    def applied_index(self) -> int:
+        """The last applied entry, 0 for an empty state."""
+        return self._state.applied_index
+
+    @property
+    def applied_term(self) -> int:
+        return self._state.applied_term
+
+    @property
+    def applied_position(self) -> Position:
+        """The last applied command; (0, 0) when there was none."""
+        return Position(self._state.last_entry, self._state.last_place)
+
+    @property
+    def wall_ms(self) -> int:
+        """The replicated wall clock: milliseconds since the epoch, never running backwards."""
+        return self._state.wall_ms
+
+    @property
+    def elapsed_ms(self) -> int:
+        """The time during which the cluster had a leader."""
+        return self._state.elapsed_ms
+
+    @property
+    def hlc(self) -> int:
+        """The last hybrid timestamp given, encoded."""
+        return self._state.hlc
+
+    @property
+    def active_version(self) -> int:
+        return self._state.active_version
+
+    @property
+    def event_count(self) -> int:
+        """Stored events."""
+        return self._state.event_count
+
+    @property
+    def idempotency_count(self) -> int:
+        """Remembered idempotency keys."""
+        return self._state.idempotency_count
+
+    @property
+    def digest(self) -> bytes:
+        """Over everything that was ever written; empty before the first entry."""
+        return self._state.digest
+
+    @property
+    def checkpoint_digest(self) -> tuple[int, bytes] | None:
+        """The entry at which nodes compare themselves, and the digest after it."""
+        state = self._state
+        return (state.checkpoint_index, state.checkpoint_digest) if state.checkpoint_index else None
+
+    def outcome_of(self, session: bytes, sequence: int) -> UnitOutcome | None:
+        """Return what `apply` answered to a unit, or None when it was not applied.
+
+        Without requests when the session had settled it. For a node that learnt of the unit's entry
+        through a snapshot.
+        """
+        known = self._sessions.find(session) if len(session) == keys.SESSION_BYTES else None
+        if known is None:
+            return None
+        if sequence < known.watermark:
+            return UnitOutcome(session, sequence, ())
+        stored = self._sessions.settled_outcomes(session, known, sequence)
+        return None if stored is None else UnitOutcome(session, sequence, decode_outcomes(stored))
+
+    def apply(self, index: int, term: int, payload: bytes) -> tuple[UnitOutcome, ...]:
+        """Apply one entry and return one outcome for each of its units.
+
+        An entry at or below the applied index is skipped and answers nothing.
+
+        Raises:
+            MalformedEntryError: the entry cannot be read. The process must stop.
+            DamagedStateError: a row is damaged. The node must rebuild its state from a peer.
+        """
+        state = self._state
+        if index <= state.applied_index:
+            return ()
+        entry = decode_entry(payload)
+        reaches_checkpoint = index // DIGEST_INTERVAL > state.applied_index // DIGEST_INTERVAL
+        state.applied_index = index
+        state.applied_term = term
+        if state.wall_ms < entry.wall_ms <= GREATEST_TIME_MS:
+            state.wall_ms = entry.wall_ms
+        if state.elapsed_ms < entry.elapsed_ms <= GREATEST_TIME_MS:
+            state.elapsed_ms = entry.elapsed_ms
+
+        # Every command of an entry has its place, done or not: positions follow from the log alone.
+        place = 0
+        outcomes: list[UnitOutcome] = []
+        for unit in entry.units:
+            requests = self._apply_unit(unit, place)
+            outcomes.append(UnitOutcome(unit.session, unit.sequence, requests))
+            place += sum([len(request.commands) for request in unit.requests])
+        if place:
+            state.last_entry = index
+            state.last_place = place - 1
+
+        self._participants.save()
+        self._sessions.save()
+        self._seal(reaches_checkpoint)
+        return tuple(outcomes)
+
+    def _seal(self, reaches_checkpoint: bool) -> None:
+        """Chain the digest and hand the entry's writes to the store."""
+        state, writes = self._state, self._writes
+        # The scalars still hold the digest of the entry before.
+        digest = blake2b(encode_state(state), digest_size=_DIGEST_BYTES)
+        digest.update(_encode(writes.pending))
+        state.digest = digest.digest()
+        if reaches_checkpoint:
+            state.checkpoint_index = state.applied_index
+            state.checkpoint_digest = state.digest
+        writes.put(keys.META, encode_state(state))
+        writes.flush()
+
+    def _apply_unit(self, unit: Unit, place: int) -> tuple[RequestOutcome, ...]:
+        if not (
+            len(unit.session) == keys.SESSION_BYTES
+            and 1 <= unit.sequence <= keys.GREATEST_NUMBER
+            and 0 <= unit.watermark <= keys.GREATEST_NUMBER
+        ):
+            return self._reject_unit(unit, place, _UNIT_UNUSABLE)
+        session = self._sessions.find(unit.session)
+        watermark = unit.watermark
+        if session is not None:
+            stored = self._sessions.settled_outcomes(unit.session, session, unit.sequence)
+            if stored is not None:
+                return decode_outcomes(stored)
+            watermark = max(watermark, session.watermark)
+        if unit.sequence < watermark:
+            return ()
+        if unit.sequence >= watermark + sessions.WINDOW:
+            return self._reject_unit(unit, place, _WINDOW_EXCEEDED)
+
+        session = self._sessions.use(unit, session)
+        outcomes: list[RequestOutcome] = []
+        for request in unit.requests:
+            outcomes.append(self._apply_request(request, place))
+            place += len(request.commands)
+        settled = tuple(outcomes)
+        self._sessions.settle(unit, session, encode_outcomes(settled))
+        return settled
+
+    def _reject_unit(self, unit: Unit, place: int, why: Rejected) -> tuple[RequestOutcome, ...]:
+        outcomes: list[RequestOutcome] = []
+        for request in unit.requests:
+            outcomes.append(self._reject(request, place, why))
+            place += len(request.commands)
+        return tuple(outcomes)
+
+    def _reject(self, request: Request, place: int, why: Rejected) -> RequestOutcome:
+        position = Position(self._state.applied_index, place)
+        return RequestOutcome(position, False, (why,) * len(request.commands))
+
+    def _apply_request(self, request: Request, place: int) -> RequestOutcome:
+        state = self._state
+        if request.expires_at_ms < state.elapsed_ms:
+            return self._reject(request, place, _REQUEST_EXPIRED)
+        if request.expires_at_ms > state.elapsed_ms + sessions.GREATEST_LIFETIME_MS:
+            return self._reject(request, place, _LIFETIME_TOO_LONG)
+        if request.idempotency is not None:
+            return self._apply_once(request, request.idempotency, place)
+        return self._execute_all(request, place)
+
+    def _apply_once(
+        self, request: Request, key: commands.IdempotencyKey, place: int
+    ) -> RequestOutcome:
+        """Apply a request whose key is new; else answer what is remembered."""
+        identity = idempotency.row_id(key)
+        if identity is None:
+            return self._reject(request, place, idempotency.KEY_UNUSABLE)
+        remembered = self._remembered.recall(identity)
+        if remembered is not None:
+            if remembered.digest != key.digest:
+                return self._reject(request, place, idempotency.KEY_REUSED)
+            return RequestOutcome(remembered.position, True, remembered.outcomes)
+        if self._remembered.full:
+            return self._reject(request, place, idempotency.TABLE_FULL)
+        outcome = self._execute_all(request, place)
+        self._remembered.remember(identity, key, request.expires_at_ms, outcome)
+        return outcome
+
+    def _execute_all(self, request: Request, place: int) -> RequestOutcome:
+        position = Position(self._state.applied_index, place)
+        wanted = request.commands
+        if len(wanted) == 1:
+            return RequestOutcome(position, False, (self._execute(wanted[0], place),))
+        execute = self._execute
+        outcomes = tuple([execute(command, at) for at, command in enumerate(wanted, place)])
+        return RequestOutcome(position, False, outcomes)
+
+    def _execute(self, command: AnyCommand, place: int) -> Outcome:
+        state = self._state
+        if gates.SINCE[type(command)] > state.active_version:
+            return gates.not_active(command, state.active_version)
+        match command:
+            case commands.RecordEvent():
+                return self._events.record(command, place)
+            case commands.SyncClock():
+                return self._events.sync(command, place)
+            case commands.JoinParticipant():
+                return join(self._participants, command, state.wall_ms)
+            case commands.LeaveParticipant():
+                return leave(self._participants, command, state.wall_ms)
+            case commands.ChangeRouting():
+                return change_routing(self._writes, command, state.wall_ms)
+            case commands.FireTimers():
+                return self._fire_timers(command)
+            case commands.ActivateVersion():
+                return gates.activate(state, command)
+            case commands.TrimEvents():
+                return trim_events(state, self._writes, command)
+            case _:
+                assert_never(command)
+
+    def _fire_timers(self, command: FireTimers) -> Outcome:
+        """Do each named timer that still stands and is due."""
+        if len(command.timers) > timers.GREATEST_FIRING:
+            return _TOO_MANY_TIMERS
+        elapsed_ms = self._state.elapsed_ms
+        fired = 0
+        for due_ms, kind, timer_id in command.timers:
+            if due_ms > elapsed_ms or not timers.is_armed(self._writes, due_ms, kind, timer_id):
+                continue
+            match TimerKind(kind):
+                case TimerKind.IDEMPOTENCY_EXPIRY:
+                    self._remembered.forget(due_ms, timer_id)
+                case TimerKind.SESSION_EXPIRY:
+                    self._sessions.expire(due_ms, timer_id)
+                case unknown:
+                    assert_never(unknown)
+            fired += 1
+        return Applied(TimersFired(fired=fired))

@@ -1,0 +1,38 @@
+"""Forgetting old events.
+
+Events are stored in the order of their creation times, since the replicated wall time never runs
+backwards; so the oldest come first and the first one that is young enough ends the search.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from statemachine import keys
+from statemachine.commands import TrimEvents
+from statemachine.outcomes import Applied, EventsTrimmed, Outcome
+from statemachine.state import MachineState
+from statemachine.timestamps import decode_event, remove_event
+from statemachine.write_buffer import WriteBuffer
+
+GREATEST_TRIM: Final = 10_000
+"""How many events one command removes at most, whatever its limit: apply must not stall."""
+
+_STOP: Final = keys.stop_of(keys.EVENT)
+
+
+def trim_events(state: MachineState, writes: WriteBuffer, command: TrimEvents) -> Outcome:
+    """Remove the oldest events that were created before a wall time, with their references."""
+    limit = max(0, min(command.limit, GREATEST_TRIM))
+    removed = 0
+    # One more than may go, to tell whether any is left.
+    for event_key, value in writes.scan(keys.EVENT, _STOP, limit=limit + 1):
+        row = decode_event(value)
+        if row.created_at_ms >= command.before_wall_ms:
+            break
+        if removed == limit:
+            return Applied(EventsTrimmed(removed=removed, more=True))
+        remove_event(writes, event_key, row)
+        state.event_count -= 1
+        removed += 1
+    return Applied(EventsTrimmed(removed=removed, more=False))

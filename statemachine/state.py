@@ -1,0 +1,70 @@
+"""The machine's scalars: one row, rewritten with every entry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from statemachine import keys
+from statemachine.store import Reader
+
+LAYOUT: Final = 1
+"""The layout of all rows. A program that knows another one must not touch this state."""
+
+
+class UnsupportedStateError(Exception):
+    """The state was written by a newer version of this program."""
+
+
+class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, kw_only=True):
+    """What apply carries from entry to entry beside the rows. All of it is in the digest."""
+
+    layout: int = LAYOUT
+    applied_index: int = 0
+    """The entry that is being applied, or else the last one applied; 0 when there was none."""
+    applied_term: int = 0
+    last_entry: int = 0
+    """Entry and place of the last command; entries without commands do not move them."""
+    last_place: int = 0
+    wall_ms: int = 0
+    elapsed_ms: int = 0
+    hlc: int = 0
+    """The last hybrid timestamp given: 46 bits of milliseconds, 18 of counter."""
+    active_version: int = 1
+    event_count: int = 0
+    """Stored events."""
+    idempotency_count: int = 0
+    """Remembered idempotency keys."""
+    checkpoint_index: int = 0
+    """The entry whose digest nodes compare; 0 before the first."""
+    checkpoint_digest: bytes = b""
+    digest: bytes = b""
+    """Over everything that was ever written, in order; empty in an empty state."""
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_states: Final = msgspec.msgpack.Decoder(MachineState)
+_layouts: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def load_state(reader: Reader) -> MachineState:
+    """Return the scalars of a state, those of genesis when it is empty.
+
+    Raises:
+        UnsupportedStateError: the rows have a layout that this program does not know.
+    """
+    row = reader.get(keys.META)
+    if row is None:
+        return MachineState()
+    layout = msgspec.msgpack.decode(_layouts.decode(row)[0], type=int)
+    if layout != LAYOUT:
+        raise UnsupportedStateError(
+            f"the state has layout {layout}, this program reads {LAYOUT}; start the newer program "
+            "that wrote it"
+        )
+    return _states.decode(row)
+
+
+def encode_state(state: MachineState) -> bytes:
+    return _encode(state)

@@ -1,0 +1,60 @@
+"""The writes of one entry, gathered before the store sees them.
+
+So a row that many commands change is written once, the digest covers exactly what reaches the
+store, and an entry that cannot be applied leaves the store as it was.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from statemachine.store import Store
+
+_ABSENT: Final = object()
+
+
+class WriteBuffer:
+    """A `Store` over another one, which it changes only in `flush`."""
+
+    __slots__ = ("_store", "pending")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.pending: dict[bytes, bytes | None] = {}
+        """New values, None for a deleted row, in the order in which rows were first touched."""
+
+    def get(self, key: bytes) -> bytes | None:
+        found = self.pending.get(key, _ABSENT)
+        if found is _ABSENT:
+            return self._store.get(key)
+        assert found is None or isinstance(found, bytes)
+        return found
+
+    def scan(
+        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        touched = {key: value for key, value in self.pending.items() if start <= key < stop}
+        # Every touched row may stand in the store's page and drop out of it.
+        stored = self._store.scan(start, stop, limit=limit + len(touched), reverse=reverse)
+        if not touched:
+            return stored
+        merged: dict[bytes, bytes | None] = dict(stored)
+        merged.update(touched)
+        page = [(key, merged[key]) for key in sorted(merged, reverse=reverse)]
+        return [(key, value) for key, value in page if value is not None][:limit]
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.pending[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.pending[key] = None
+
+    def flush(self) -> None:
+        """Hand everything to the store and begin anew."""
+        put, delete = self._store.put, self._store.delete
+        for key, value in self.pending.items():
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        self.pending = {}
