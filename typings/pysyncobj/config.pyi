@@ -3,6 +3,8 @@ from typing import Any, TypedDict
 
 from typing_extensions import Unpack
 
+from .journal import Journal
+
 class FAIL_REASON:
     SUCCESS: int
     QUEUE_FULL: int
@@ -44,7 +46,8 @@ class _Options(TypedDict, total=False):
     logCompactionBatchSize: int
     commandsWaitLeader: bool
     fullDumpFile: str | None
-    journalFile: str | None
+    # Handed to createJournal as it is.
+    journalFile: str | Journal | None
     bindRetryTime: float
     maxBindRetries: int
     onReady: Callable[[], object] | None
@@ -85,7 +88,8 @@ class SyncObjConf:
     logCompactionBatchSize: int
     commandsWaitLeader: bool
     fullDumpFile: str | None
-    journalFile: str | None
+    # Handed to createJournal as it is.
+    journalFile: str | Journal | None
     bindRetryTime: float
     maxBindRetries: int
     onReady: Callable[[], object] | None

@@ -5,7 +5,6 @@ from .config import FAIL_REASON as FAIL_REASON
 from .config import SyncObjConf as SyncObjConf
 from .journal import Journal as Journal
 from .node import Node as Node
-from .poller import Poller as Poller
 from .transport import Transport as Transport
 from .transport import TransportNotReadyError as TransportNotReadyError
 
@@ -15,15 +14,20 @@ class _Codec(Protocol):
     def loads(self, data: Any, /) -> Any: ...
     def dumps(self, obj: Any, /) -> Any: ...
 
+class _Poller(Protocol):
+    def poll(self, timeout: float) -> object: ...
+
 class _Random(Protocol):
     def random(self) -> float: ...
 
 # Names of the module that may be replaced before a SyncObj is made.
-createJournal: Callable[[str | None], Journal]
-createPoller: Callable[[str], Poller]
+# createJournal is called with conf.journalFile, createPoller with conf.pollerType.
+createJournal: Callable[[Any], Journal]
+createPoller: Callable[[str], _Poller]
 monotonicTime: Callable[[], float]
 pickle: _Codec
 random: _Random
+PIPE_NOTIFIER_ENABLED: bool
 
 class _RAFT_STATE:
     FOLLOWER: int
@@ -47,7 +51,25 @@ class SyncObjConsumer:
 _CommandCallback = Callable[[Any, int], object]
 
 class SyncObj:
-    _poller: Poller
+    _poller: _Poller
+    # Private state of Raft that node.consensus.raft reads and sets.
+    _SyncObj__raftState: int
+    _SyncObj__raftCurrentTerm: int
+    _SyncObj__votedForNodeId: str | None
+    _SyncObj__raftLeader: Node | None
+    _SyncObj__raftElectionDeadline: float
+    _SyncObj__transferInProgress: bool
+    _SyncObj__raftLog: Journal
+    _SyncObj__raftCommitIndex: int
+    _SyncObj__raftLastApplied: int
+    _SyncObj__raftNextIndex: dict[Node, int]
+    _SyncObj__raftMatchIndex: dict[Node, int]
+    _SyncObj__lastResponseTime: dict[Node, float]
+    _SyncObj__leaderCommitIndex: int | None
+    _SyncObj__otherNodes: set[Node]
+    _SyncObj__readonlyNodes: set[Node]
+    _SyncObj__connectedNodes: set[Node]
+    _SyncObj__newAppendEntriesTime: float
     _methodToID: dict[Any, int]
     _idToMethod: dict[int, Callable[..., Any]]
 

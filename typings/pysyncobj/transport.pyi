@@ -16,7 +16,7 @@ class Transport:
 
     # Neither argument is looked at by this class.
     def __init__(
-        self, syncObj: SyncObj | None, selfNode: Node | None, otherNodes: Iterable[Node]
+        self, syncObj: SyncObj | None, selfNode: Node | None, otherNodes: Iterable[Node] | None
     ) -> None: ...
     def setOnMessageReceivedCallback(
         self, callback: Callable[[Node, Any], object] | None
