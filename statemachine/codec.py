@@ -29,6 +29,9 @@ _units: Final = msgspec.msgpack.Decoder(Unit)
 _outcomes: Final = msgspec.msgpack.Decoder(tuple[RequestOutcome, ...])
 _formats: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
+# Text that is not UTF-8 and arrays nested without end are errors of Python, not of msgspec.
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 def encode_request(request: Request) -> bytes:
     return _encode(request)
@@ -48,7 +51,7 @@ def decode_entry(payload: bytes) -> Entry:
     """Raises: MalformedEntryError"""
     try:
         entry = _entries.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise MalformedEntryError(_why_not_an_entry(payload, error)) from error
     if entry.format != ENTRY_FORMAT:
         raise MalformedEntryError(_unknown_format(entry.format))
@@ -59,7 +62,7 @@ def decode_unit(payload: bytes) -> Unit:
     """Raises: MalformedEntryError"""
     try:
         return _units.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise MalformedEntryError(f"not a unit: {error}") from error
 
 
@@ -73,11 +76,11 @@ def decode_outcomes(payload: bytes) -> tuple[RequestOutcome, ...]:
     return _outcomes.decode(payload)
 
 
-def _why_not_an_entry(payload: bytes, error: msgspec.DecodeError) -> str:
+def _why_not_an_entry(payload: bytes, error: Exception) -> str:
     """Say which format it has, when it has one: the shape may differ in all the rest."""
     try:
         found = msgspec.msgpack.decode(_formats.decode(payload)[0], type=int)
-    except (msgspec.DecodeError, IndexError):
+    except (*_UNDECODABLE, IndexError):
         return f"not an entry: {error}"
     return _unknown_format(found) if found != ENTRY_FORMAT else f"not an entry: {error}"
 

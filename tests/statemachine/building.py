@@ -1,0 +1,156 @@
+"""A log in miniature: commands in, outcomes out, without a word about stamps and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from statemachine.codec import encode_entry, encode_request, encode_unit
+from statemachine.commands import (
+    AnyCommand,
+    FireTimers,
+    IdempotencyKey,
+    RecordEvent,
+    Request,
+    SyncClock,
+)
+from statemachine.machine import Machine
+from statemachine.memory_store import MemoryStore
+from statemachine.outcomes import (
+    Applied,
+    EventRecorded,
+    Outcome,
+    Rejected,
+    RejectionCode,
+    RequestOutcome,
+    UnitOutcome,
+)
+from statemachine.timers import due_timers
+
+SESSION = b"0123456789abcdef"
+OTHER_SESSION = b"fedcba9876543210"
+START_MS = 1_700_000_000_000
+MINUTE_MS = 60_000
+
+
+def record(node_id: str = "a", event_type: str = "t", event_data: bytes = b"") -> RecordEvent:
+    return RecordEvent(node_id=node_id, event_type=event_type, event_data=event_data)
+
+
+def sync(node_id: str, timestamp: int, source_node_id: str = "b") -> SyncClock:
+    return SyncClock(
+        node_id=node_id,
+        source_node_id=source_node_id,
+        source_event_id="",
+        timestamp=timestamp,
+        event_type="sync",
+        event_data=b"",
+    )
+
+
+def key(
+    text: str = "k", *, principal: str = "p", digest: bytes = b"d" * 16, ttl_ms: int = 3_600_000
+) -> IdempotencyKey:
+    return IdempotencyKey(principal, text, digest, ttl_ms)
+
+
+def result(outcome: Outcome) -> object:
+    """Return the result of an applied command."""
+    assert isinstance(outcome, Applied), outcome
+    return outcome.result
+
+
+def recorded(outcome: Outcome) -> EventRecorded:
+    found = result(outcome)
+    assert isinstance(found, EventRecorded)
+    return found
+
+
+def code(outcome: Outcome) -> RejectionCode:
+    """Return the code of a rejection, and see that it says something."""
+    assert isinstance(outcome, Rejected), outcome
+    assert outcome.detail.endswith(".")
+    return outcome.code
+
+
+class Log:
+    """A machine over a `MemoryStore`, and the log that it was fed."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.machine = Machine(self.store)
+        self.entries: list[bytes] = []
+        self.wall_ms = START_MS
+        self.elapsed_ms = 0
+        self._sequence = 0
+
+    def append(self, payload: bytes) -> tuple[UnitOutcome, ...]:
+        """Apply an encoded entry as the next one of the log."""
+        outcomes = self.machine.apply(len(self.entries) + 1, 1, payload)
+        self.entries.append(payload)
+        return outcomes
+
+    def units(self, *units: bytes) -> list[tuple[RequestOutcome, ...]]:
+        """Apply encoded units as one entry; return the outcomes of each one's requests."""
+        found = self.append(encode_entry(self.wall_ms, self.elapsed_ms, units))
+        return [unit.requests for unit in found]
+
+    def unit(
+        self,
+        sequence: int,
+        requests: Iterable[Request],
+        *,
+        session: bytes = SESSION,
+        watermark: int = 1,
+    ) -> tuple[RequestOutcome, ...]:
+        """Apply one unit as one entry."""
+        return self.units(self.encode_unit(sequence, requests, session, watermark))[0]
+
+    def encode_unit(
+        self, sequence: int, requests: Iterable[Request], session: bytes, watermark: int
+    ) -> bytes:
+        return encode_unit(session, sequence, watermark, [encode_request(r) for r in requests])
+
+    def request(
+        self,
+        *commands: AnyCommand,
+        idempotency: IdempotencyKey | None = None,
+        expires_at_ms: int | None = None,
+    ) -> Request:
+        """Make a request whose deadline is five seconds ahead."""
+        deadline_ms = self.elapsed_ms + 5_000 if expires_at_ms is None else expires_at_ms
+        return Request(deadline_ms, idempotency, commands)
+
+    def send(
+        self,
+        *commands: AnyCommand,
+        idempotency: IdempotencyKey | None = None,
+        expires_at_ms: int | None = None,
+    ) -> RequestOutcome:
+        """Apply commands as one request in a unit and an entry of its own."""
+        self._sequence += 1
+        request = self.request(*commands, idempotency=idempotency, expires_at_ms=expires_at_ms)
+        (outcome,) = self.unit(
+            self._sequence, [request], session=b"the sender's own", watermark=self._sequence
+        )
+        return outcome
+
+    def do(self, command: AnyCommand) -> Outcome:
+        """Apply one command."""
+        (outcome,) = self.send(command).outcomes
+        return outcome
+
+    def wait(self, duration_ms: int) -> None:
+        """Let time pass; the next entry carries it."""
+        self.wall_ms += duration_ms
+        self.elapsed_ms += duration_ms
+
+    def tick(self) -> None:
+        """Apply an entry that carries nothing but the time."""
+        self.units()
+
+    def fire_due(self) -> Outcome:
+        """Do what a leader does: propose all that is due."""
+        return self.do(FireTimers(timers=due_timers(self.store, self.elapsed_ms)))
+
+    def rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        return [row for row in self.store.items() if row[0].startswith(prefix)]

@@ -1,0 +1,226 @@
+"""The bytes of the log. A released byte never changes: a failure here is a new format or tag."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statemachine import commands, outcomes
+from statemachine.codec import (
+    MalformedEntryError,
+    decode_entry,
+    decode_outcomes,
+    decode_unit,
+    encode_entry,
+    encode_outcomes,
+    encode_request,
+    encode_unit,
+)
+from statemachine.commands import AnyCommand, Entry, IdempotencyKey, Request, Unit
+from statemachine.outcomes import (
+    AnyResult,
+    Applied,
+    Outcome,
+    Position,
+    Rejected,
+    RejectionCode,
+    RequestOutcome,
+)
+
+GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
+    (
+        commands.RecordEvent(node_id="n", event_type="t", event_data=b"{}"),
+        "9401a16ea174c4027b7d",
+    ),
+    (
+        commands.SyncClock(
+            node_id="n",
+            source_node_id="m",
+            source_event_id="e",
+            timestamp=300,
+            event_type="t",
+            event_data=b"",
+        ),
+        "9702a16ea16da165cd012ca174c400",
+    ),
+    (commands.JoinParticipant(node_id="n"), "9203a16e"),
+    (commands.LeaveParticipant(node_id="n"), "9204a16e"),
+    (
+        commands.ChangeRouting(node_id="n", state="FAILED", reason="r"),
+        "9405a16ea64641494c4544a172",
+    ),
+    (commands.FireTimers(timers=((5, 1, b"i"),)), "920691930501c40169"),
+    (commands.ActivateVersion(version=2), "920702"),
+    (commands.TrimEvents(before_wall_ms=300, limit=7), "9308cd012c07"),
+]
+
+GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
+    (
+        outcomes.EventRecorded(node_id="n", lamport_timestamp=1, hlc=300, created_at_ms=2),
+        "9501a16e01cd012c02",
+    ),
+    (outcomes.ParticipantChanged(node_id="n", active=True, changed=False), "9402a16ec3c2"),
+    (
+        outcomes.RoutingChanged(node_id="n", state="FAILED", changed=True),
+        "9403a16ea64641494c4544c3",
+    ),
+    (outcomes.TimersFired(fired=3), "920403"),
+    (outcomes.VersionActivated(version=2), "920502"),
+    (outcomes.EventsTrimmed(removed=3, more=True), "930603c3"),
+]
+
+JOIN = commands.JoinParticipant(node_id="n")
+SESSION = bytes(range(16))
+
+
+def encode_one(command: AnyCommand) -> bytes:
+    return encode_entry(1, 2, [encode_unit(SESSION, 3, 4, [encode_request(request_of(command))])])
+
+
+def request_of(*wanted: AnyCommand) -> Request:
+    return Request(9, None, wanted)
+
+
+def settled(outcome: Outcome) -> tuple[RequestOutcome, ...]:
+    return (RequestOutcome(Position(1, 0), False, (outcome,)),)
+
+
+@pytest.mark.parametrize(
+    ("command", "golden"), GOLDEN_COMMANDS, ids=lambda value: type(value).__name__
+)
+def test_the_bytes_of_a_command_never_change(command: AnyCommand, golden: str) -> None:
+    assert encode_request(request_of(command)).hex() == "9309c091" + golden
+
+
+def test_every_command_has_golden_bytes() -> None:
+    assert [type(command) for command, _ in GOLDEN_COMMANDS] == list(get_args(AnyCommand))
+
+
+@pytest.mark.parametrize(
+    ("found", "golden"), GOLDEN_RESULTS, ids=lambda value: type(value).__name__
+)
+def test_the_bytes_of_a_result_never_change(found: AnyResult, golden: str) -> None:
+    assert encode_outcomes(settled(Applied(found))).hex() == "9193920100c2919201" + golden
+
+
+def test_every_result_has_golden_bytes() -> None:
+    assert [type(found) for found, _ in GOLDEN_RESULTS] == list(get_args(AnyResult))
+
+
+@pytest.mark.parametrize("code", RejectionCode)
+def test_the_bytes_of_a_rejection_are_its_code_and_its_detail(code: RejectionCode) -> None:
+    encoded = encode_outcomes(settled(Rejected(code, "d")))
+    text = code.encode()
+    length = bytes([0xA0 + len(text)]) if len(text) < 32 else b"\xd9" + bytes([len(text)])
+    assert encoded == bytes.fromhex("9193920100c2919302") + length + text + b"\xa1d"
+
+
+def test_the_bytes_of_an_entry_never_change() -> None:
+    key = IdempotencyKey("p", "k", b"d" * 16, 60)
+    unit = encode_unit(SESSION, 3, 4, [encode_request(Request(9, key, (JOIN,)))])
+    assert encode_entry(1_700_000_000_000, 500, [unit]).hex() == (
+        "9401cf0000018bcfe56800cd01f491"  # format, wall, elapsed, one unit
+        "94c410000102030405060708090a0b0c0d0e0f0304"  # session, sequence, watermark
+        "91930994a170a16bc41064646464646464646464646464646464"  # expiry, principal, key, digest
+        "3c919203a16e"  # time to live, commands
+    )
+
+
+def test_spliced_bytes_decode_to_what_was_spliced() -> None:
+    requests = [request_of(JOIN), request_of(JOIN, JOIN), request_of()]
+    unit = encode_unit(SESSION, 3, 2, [encode_request(request) for request in requests])
+    assert decode_unit(unit) == Unit(SESSION, 3, 2, tuple(requests))
+    entry = decode_entry(encode_entry(7, 8, [unit, unit]))
+    assert entry == Entry(1, 7, 8, (Unit(SESSION, 3, 2, tuple(requests)),) * 2)
+
+
+def test_splicing_gives_the_bytes_of_encoding_the_whole() -> None:
+    unit = Unit(SESSION, 3, 2, (request_of(JOIN), request_of()))
+    requests = [encode_request(request) for request in unit.requests]
+    assert encode_unit(SESSION, 3, 2, requests) == msgspec.msgpack.encode(unit)
+
+
+@pytest.mark.parametrize("found", [found for found, _ in GOLDEN_RESULTS])
+def test_outcomes_survive_being_stored(found: AnyResult) -> None:
+    kept = settled(Applied(found)) + settled(Rejected(RejectionCode.CLOCK_OVERFLOW, "d"))
+    assert decode_outcomes(encode_outcomes(kept)) == kept
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"", "not an entry"),
+        (b"\xc1", "not an entry"),
+        (b"\x90", "not an entry"),
+        (b"\x94\x01\x00", "not an entry"),
+        (b"\x93\x01\x00\x00", "not an entry"),
+        (b"\x95\x01\x00\x00\x90\x00", "not an entry"),
+        (b"\x94\x01\x00\x00\x91\x90", "not an entry"),
+        (b"\x94\x01\x00\xa1x\x90", "not an entry"),
+        (b"\x94\x02\x00\x00\x90", "format 2 is unknown; this version reads format 1"),
+        (b"\x92\x02\xa3new", "format 2 is unknown; this version reads format 1"),
+        (b"\x94\x01\x00\x00\xdd\xff\xff\xff\xff", "not an entry"),
+        (b"\x94\x01\x00\x00\x90\x00", "not an entry"),
+        (b"\x91" * 100_000, "not an entry"),
+        (b"\x92\x01" + b"\x91" * 100_000, "not an entry"),
+    ],
+    ids=range(14),
+)
+def test_what_is_not_an_entry_is_refused_and_says_why(payload: bytes, why: str) -> None:
+    with pytest.raises(MalformedEntryError, match=why):
+        decode_entry(payload)
+
+
+def test_a_unit_with_a_command_of_an_unknown_tag_is_refused() -> None:
+    unit = encode_unit(SESSION, 1, 1, [bytes.fromhex("9309c091") + b"\x92\x63\xa1n"])
+    with pytest.raises(MalformedEntryError, match="not a unit"):
+        decode_unit(unit)
+
+
+def test_a_name_that_is_not_utf_8_is_refused() -> None:
+    unit = encode_unit(SESSION, 1, 1, [bytes.fromhex("9309c091") + b"\x92\x03\xa1\xff"])
+    with pytest.raises(MalformedEntryError, match="utf-8"):
+        decode_unit(unit)
+
+
+def test_a_command_with_a_field_too_many_is_refused() -> None:
+    unit = encode_unit(SESSION, 1, 1, [bytes.fromhex("9309c091") + b"\x93\x03\xa1n\xa1x"])
+    with pytest.raises(MalformedEntryError, match="not a unit"):
+        decode_unit(unit)
+
+
+@pytest.mark.parametrize("command", [command for command, _ in GOLDEN_COMMANDS])
+def test_an_entry_cut_at_any_byte_is_refused(command: AnyCommand) -> None:
+    payload = encode_one(command)
+    assert decode_entry(payload).units[0].requests[0].commands == (command,)
+    for end in range(len(payload)):
+        with pytest.raises(MalformedEntryError):
+            decode_entry(payload[:end])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_entry_or_malformed_and_never_anything_else(payload: bytes) -> None:
+    for decode in (decode_entry, decode_unit):
+        try:
+            decode(payload)
+        except MalformedEntryError:
+            continue
+
+
+@given(st.sampled_from(GOLDEN_COMMANDS), st.data())
+def test_a_unit_that_decodes_alone_decodes_within_an_entry(
+    golden: tuple[AnyCommand, str], data: st.DataObject
+) -> None:
+    """What the leader lets through can be read by every node, whatever a peer made of it."""
+    unit = bytearray(encode_unit(SESSION, 1, 1, [encode_request(request_of(golden[0]))]))
+    position = data.draw(st.integers(0, len(unit) - 1))
+    unit[position] = data.draw(st.integers(0, 255))
+    try:
+        expected = decode_unit(bytes(unit))
+    except MalformedEntryError:
+        return
+    assert decode_entry(encode_entry(1, 2, [bytes(unit)])).units == (expected,)
