@@ -7,13 +7,14 @@ is still in the journal and is applied again after a crash. A commit therefore o
 between entries, and the state on disk is always the one after some whole entry.
 
 All methods belong to the one thread that opened the storage, since an LMDB write transaction does.
-The exception is the copy made for a snapshot, which runs in a thread of its own. Measured with
-LMDB 0.9.36: a compacting copy of 450 MB takes 0.35 s and holds neither the GIL (longest pause of
-the loop 0.6 ms) nor the writer. Commits beside it are safe, because the copy is a reader of the
-last committed state; they merely share the disk (one of 2,000 random rows took up to 50 ms instead
-of 10). Two things are *not* safe beside it and are excluded here: changing the size of the map,
-which would unmap the pages under the copying thread, and closing the environment. A copy that does
-not compact would wait for the open write transaction for ever, so there is none.
+The exception is the copy made for a snapshot, which runs in threads of its own. Found with LMDB
+0.9.36: a compacting copy holds neither the GIL (longest pause of the loop 0.6 ms while 450 MB were
+copied) nor the writer, and commits beside it are safe, because it reads the last committed state
+like any reader. They share the disk with it, though: unpaced it delayed single commits by up to
+240 ms, so it is written through a pipe, at a limited rate and synced in small pieces. Two things
+are *not* safe beside it and are kept apart here: changing the size of the map, which would unmap
+the pages under the copying thread, and closing the environment. A copy that does not compact waits
+for the open write transaction for ever, so there is none.
 
 Every stored value ends with the CRC32 of its key and value (`node.sealed_rows`). A flip inside a
 key makes its row unreachable, which only `scrub_step` finds; a flip in LMDB's own page structure is
@@ -23,50 +24,47 @@ reported when LMDB notices it, and may otherwise crash the process. It never pas
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
 from node.sealed_rows import digest_slice, key_prefix, read_page, seal, unseal
-from node.state_copy import StateCopy, StorageError, finish_copy, replace_durably, sync_directory
+from node.state_copy import CopyWriter, StateCopy, replace_durably, sync_directory
 from statemachine.state import load_state
 from statemachine.store import DamagedStateError, Reader
 
 DATA_FILE: Final = "state.mdb"
 LOCK_FILE: Final = "state.mdb-lock"
 
-MAX_PENDING_ROWS: Final = 1 << 14
-"""Rows gathered before they are handed to LMDB in mid-entry, which bounds a huge entry's memory."""
-
-MIN_ROOM_BYTES: Final = 256 << 20
+_MIN_ROOM_BYTES: Final = 256 << 20
 """Free map kept ahead of the writer at each checkpoint; address space, not disk."""
 
 _LMDB_META_PAGES: Final = 2
-_DAMAGE: Final = (
-    lmdb.CorruptedError,
-    lmdb.InvalidError,
-    lmdb.PageNotFoundError,
-    lmdb.VersionMismatchError,
-)
+
+
+class StorageError(Exception):
+    """LMDB or the operating system refused an operation on the state."""
 
 
 class StorageFullError(StorageError):
     """The map has reached its greatest size, or the disk is full, in the middle of a write.
 
     Fatal: the open transaction is lost, so the process stops and applies the journal again once
-    there is room. Operators are warned long before, by `LmdbStorage.fill_ratio`.
+    there is room. `LmdbStorage.fill_ratio` warns long before.
     """
 
 
 class LmdbStorage:
     """State of one node: a `statemachine.store.Store` with checkpoints, copies and installation.
 
-    Use `open`. After `StorageError` or `DamagedStateError` only `close` and `wipe` may follow.
+    Made by `open`. After a `StorageError` of a write or commit, or a `DamagedStateError`, nothing
+    but `close`, `wipe` or `install` may follow.
     """
 
     def __init__(
@@ -78,6 +76,7 @@ class LmdbStorage:
         checkpoint_interval_ms: int,
         max_uncommitted_bytes: int,
         max_uncommitted_rows: int,
+        copy_bytes_per_s: int,
         clock: Callable[[], float],
     ) -> None:
         self._directory = directory
@@ -87,11 +86,9 @@ class LmdbStorage:
         self._max_uncommitted_bytes = max_uncommitted_bytes
         self._max_uncommitted_rows = max_uncommitted_rows
         self._clock = clock
-        self._copier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state-copy")
-        self._copy: Future[StateCopy] | None = None
+        self._copies = CopyWriter(bytes_per_s=copy_bytes_per_s)
         self._pending: dict[bytes, bytes | None] = {}
         self._closed = False
-        self._committed_at = clock()
         self._open_environment()
 
     @classmethod
@@ -103,7 +100,8 @@ class LmdbStorage:
         max_map_size_bytes: int = 64 << 30,
         checkpoint_interval_ms: int = 50,
         max_uncommitted_bytes: int = 8 << 20,
-        max_uncommitted_rows: int = 1 << 14,
+        max_uncommitted_rows: int = 1 << 13,
+        copy_bytes_per_s: int = 200_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> LmdbStorage:
         """Open the state in `directory`, or create an empty one.
@@ -112,11 +110,15 @@ class LmdbStorage:
             map_size_bytes: first size of the map. It grows at checkpoints.
             max_map_size_bytes: the most that the state may ever take on disk.
             max_uncommitted_bytes, max_uncommitted_rows: a checkpoint is due at either of them,
-                however recent the last one; they bound the memory that LMDB holds in dirty pages.
+                however recent the last one. They bound the memory that LMDB holds in dirty pages
+                (a row may dirty a page of 4 KiB) and how long a commit takes.
+            copy_bytes_per_s: the rate at which copies are written.
             clock: monotonic seconds.
 
         Raises:
-            DamagedStateError: the file is not a complete LMDB environment.
+            DamagedStateError: the file is not an LMDB environment, or its first rows are damaged.
+                `erase_state` removes it.
+            UnsupportedStateError: a newer version of the program wrote it.
             StorageError: the operating system refuses.
         """
         return cls(
@@ -126,6 +128,7 @@ class LmdbStorage:
             checkpoint_interval_ms=checkpoint_interval_ms,
             max_uncommitted_bytes=max_uncommitted_bytes,
             max_uncommitted_rows=max_uncommitted_rows,
+            copy_bytes_per_s=copy_bytes_per_s,
             clock=clock,
         )
 
@@ -153,8 +156,7 @@ class LmdbStorage:
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
         """Return a page of rows in `[start, stop)`, the current entry's own writes included."""
-        if self._pending:
-            self._flush()
+        self._flush()
         try:
             return read_page(self._cursor, start, stop, limit, reverse)
         except lmdb.Error as error:
@@ -166,8 +168,7 @@ class LmdbStorage:
         Raises:
             StorageFullError: there is no room; nothing of the entry will be committed.
         """
-        if self._pending:
-            self._flush()
+        self._flush()
         self._in_entry = False
 
     # Durability.
@@ -179,7 +180,7 @@ class LmdbStorage:
 
     @property
     def has_uncommitted(self) -> bool:
-        """Whether a checkpoint would write anything."""
+        """Whether entries ended since the last commit."""
         return self._uncommitted_rows > 0
 
     def checkpoint(self, force: bool = False) -> bool:
@@ -191,16 +192,9 @@ class LmdbStorage:
         Raises:
             StorageError: the commit failed. What became of it is unknown: stop the process.
         """
-        if self._in_entry or self._pending:
-            raise AssertionError("a checkpoint inside an entry would commit half of it")
-        if not self._uncommitted_rows:
-            return False
-        if not (
-            force
-            or self._uncommitted_bytes >= self._max_uncommitted_bytes
-            or self._uncommitted_rows >= self._max_uncommitted_rows
-            or self._clock() - self._committed_at >= self._interval_s
-        ):
+        assert not self._in_entry, "a checkpoint inside an entry would commit half of it"
+        assert not self._pending, "a checkpoint inside an entry would commit half of it"
+        if not self._uncommitted_rows or not (force or self._is_due()):
             return False
         index = _applied_index(self)
         try:
@@ -208,22 +202,28 @@ class LmdbStorage:
         except lmdb.Error as error:
             raise _as_ours(error, "committing the state") from error
         self._durable_index = index
-        self._committed_at = self._clock()
         self._grow_map()
         self._begin()
         return True
+
+    def _is_due(self) -> bool:
+        return (
+            self._uncommitted_rows >= self._max_uncommitted_rows
+            or self._uncommitted_bytes >= self._max_uncommitted_bytes
+            or self._clock() - self._begun_at >= self._interval_s
+        )
 
     # Size.
 
     @property
     def used_bytes(self) -> int:
-        """Bytes in pages that hold rows at the last checkpoint; free pages of the file excluded."""
+        """Bytes in pages that hold rows, at the last checkpoint; free pages of the file not."""
         return self._used_bytes
 
     @property
     def file_bytes(self) -> int:
-        """The length of the data file: the most pages that were ever in use at once."""
-        return os.stat(self._data_path).st_size
+        """The length of the data file: the most that was ever in use at once."""
+        return self._data_path.stat().st_size
 
     @property
     def map_bytes(self) -> int:
@@ -232,13 +232,13 @@ class LmdbStorage:
 
     @property
     def disk_free_bytes(self) -> int:
-        """What an unprivileged process may still write on the state's file system."""
+        """What the process may still write on the state's file system."""
         figures = os.statvfs(self._directory)
         return figures.f_bavail * figures.f_frsize
 
     @property
     def fill_ratio(self) -> float:
-        """Used bytes as a share of the greatest map, or of the disk when that is the smaller."""
+        """Used bytes as a share of the greatest map, or of what the disk can hold if less."""
         capacity = min(self._max_map_bytes, self.file_bytes + self.disk_free_bytes)
         return self._used_bytes / capacity
 
@@ -246,8 +246,8 @@ class LmdbStorage:
 
     @property
     def copy_in_progress(self) -> bool:
-        """Whether a copy is being written. `install`, `wipe` and `close` wait for its end."""
-        return self._copy is not None and not self._copy.done()
+        """Whether a copy is being written. `install`, `wipe` and `close` cancel it."""
+        return self._copies.in_progress
 
     def start_copy(self, target: Path) -> Future[StateCopy]:
         """Commit, then write a compact copy of the state to the file `target` in a thread.
@@ -256,8 +256,8 @@ class LmdbStorage:
         checkpoints go on meanwhile.
 
         Raises:
-            StorageError: another copy is in progress, or the commit failed. The future carries
-                the errors of the copy itself, which leave the state untouched.
+            StorageError: another copy is in progress, or the commit failed. The future raises it
+                too, or OSError or CopyCancelledError; these leave the state as it is.
         """
         if self.copy_in_progress:
             raise StorageError("a copy of the state is already being written")
@@ -266,20 +266,19 @@ class LmdbStorage:
         self._transaction.abort()
         self._set_map_size(self._max_map_bytes)
         self._begin()
-        self._copy = self._copier.submit(self._write_copy, target)
-        return self._copy
+        return self._copies.start(self._send_copy, _applied_index_of_copy, target)
 
     def install(self, copy_path: Path) -> int:
         """Replace the state by the copy, which is moved away, and return its applied index.
 
-        A crash at any moment leaves either the old state or the new one. The copy is checked by
-        `open_copy` first; `verify_copy` checks every row and may run in a thread beforehand.
+        A crash at any moment leaves either the old state or the new one. Run `verify_copy` on it
+        first, in a thread; here it is only checked for being a complete file of this program's.
 
         Raises:
-            DamagedStateError: the copy is not a complete state; the state is unchanged.
+            DamagedStateError, UnsupportedStateError, StorageError: the copy cannot be used; the
+                state is unchanged.
         """
-        with open_copy(copy_path) as copy:
-            _applied_index(copy)
+        _applied_index_of_copy(copy_path)
         self._close_environment()
         replace_durably(copy_path, self._data_path)
         self._lock_path.unlink(missing_ok=True)
@@ -289,9 +288,7 @@ class LmdbStorage:
     def wipe(self) -> None:
         """Forget the whole state, durably, and start with an empty one."""
         self._close_environment()
-        self._data_path.unlink(missing_ok=True)
-        self._lock_path.unlink(missing_ok=True)
-        sync_directory(self._directory)
+        erase_state(self._directory)
         self._open_environment()
 
     def close(self) -> None:
@@ -300,12 +297,12 @@ class LmdbStorage:
             return
         self._closed = True
         self._close_environment()
-        self._copier.shutdown()
+        self._copies.close()
 
-    # Comparing and checking.
+    # Checking and comparing.
 
     def scrub_step(self, start: bytes, limit_bytes: int) -> bytes | None:
-        """Verify rows from `start` on, about `limit_bytes` of them.
+        """Verify rows from `start` on, about `limit_bytes` of them: 256 KiB take 3 ms.
 
         Returns:
             The key to go on from, or None at the end of the state.
@@ -334,12 +331,11 @@ class LmdbStorage:
     def _digest(
         self, start: bytes, stop: bytes | None, limit_bytes: int
     ) -> tuple[bytes, bytes | None]:
-        if self._pending:
-            self._flush()
+        self._flush()
         try:
             return digest_slice(self._cursor, start, stop, limit_bytes)
         except lmdb.Error as error:
-            raise _as_ours(error, f"walking from {key_prefix(start)}") from error
+            raise _as_ours(error, f"checking from {key_prefix(start)}") from error
 
     # The environment and its transaction.
 
@@ -372,14 +368,15 @@ class LmdbStorage:
             )
         except lmdb.Error as error:
             raise _as_ours(error, f"opening {self._data_path}") from error
-        self._lengthen_file()
-        self._map_bytes = self._environment.info()["map_size"]
-        self._grow_map()
-        self._begin()
         try:
+            sync_directory(self._directory)
+            self._lengthen_file()
+            self._map_bytes = self._environment.info()["map_size"]
+            self._grow_map()
+            self._begin()
             self._durable_index = _applied_index(self)
         except BaseException:
-            self._close_environment()
+            self._environment.close()
             raise
 
     def _lengthen_file(self) -> None:
@@ -396,18 +393,20 @@ class LmdbStorage:
         self._transaction: lmdb.Transaction[bytes] = self._environment.begin(write=True)
         self._cursor = self._transaction.cursor()
         self._get = self._transaction.get
+        self._begun_at = self._clock()
         self._in_entry = False
         self._uncommitted_rows = 0
         self._uncommitted_bytes = 0
         figures = self._transaction.stat()
         pages = figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
-        self._page_bytes = figures["psize"]
-        self._used_bytes = (pages + _LMDB_META_PAGES) * self._page_bytes
+        self._used_bytes = (pages + _LMDB_META_PAGES) * figures["psize"]
 
     def _flush(self) -> None:
         """Hand the gathered writes to the write transaction, in key order."""
-        self._in_entry = True
         pending = self._pending
+        if not pending:
+            return
+        self._in_entry = True
         rows = []
         try:
             for key in sorted(pending):
@@ -430,9 +429,10 @@ class LmdbStorage:
         if self.copy_in_progress:
             return
         file_bytes = self.file_bytes
-        wanted = file_bytes + max(MIN_ROOM_BYTES, file_bytes)
-        if self._map_bytes < wanted:
-            self._set_map_size(wanted)
+        room = max(_MIN_ROOM_BYTES, file_bytes)
+        if self._map_bytes - file_bytes < room:
+            # Twice as much as is needed: every change drops the pages that are mapped.
+            self._set_map_size(file_bytes + 2 * room)
 
     def _set_map_size(self, size: int) -> None:
         size = min(size, self._max_map_bytes)
@@ -440,24 +440,14 @@ class LmdbStorage:
             self._environment.set_mapsize(size)
             self._map_bytes = size
 
-    def _write_copy(self, target: Path) -> StateCopy:
-        part = target.with_name(target.name + ".part")
+    def _send_copy(self, writing: int) -> None:
         try:
-            part.unlink(missing_ok=True)
-            self._environment.copy(str(part), compact=True)
-            with open_copy(part) as copy:
-                applied_index = _applied_index(copy)
-            return finish_copy(part, target, applied_index)
+            self._environment.copyfd(writing, compact=True)
         except lmdb.Error as error:
-            raise _as_ours(error, f"copying the state to {target}") from error
-        finally:
-            part.unlink(missing_ok=True)
+            raise _as_ours(error, "copying the state") from error
 
     def _close_environment(self) -> None:
-        if self._copy is not None:
-            with contextlib.suppress(Exception):
-                self._copy.result()
-            self._copy = None
+        self._copies.cancel()
         self._pending.clear()
         # A transaction that failed to commit is gone already.
         with contextlib.suppress(lmdb.Error):
@@ -488,16 +478,20 @@ def open_copy(path: Path) -> Iterator[Reader]:
 
     Raises:
         DamagedStateError: it is not a complete copy.
+        StorageError: the operating system refuses.
     """
     with _copy_transaction(path) as transaction:
         yield _CopyReader(transaction)
 
 
 def verify_copy(path: Path) -> int:
-    """Check every row of a copy and return how many there are: about 1 s for a million.
+    """Check every row of a copy and return how many there are: 0.4 s for a million.
+
+    It holds the GIL for most of that time, so in a thread it slows the loop, but does not stop it.
 
     Raises:
         DamagedStateError: a row fails its checksum, or the file is not a complete copy.
+        StorageError: the operating system refuses.
     """
     rows = 0
     with _copy_transaction(path) as transaction:
@@ -505,8 +499,15 @@ def verify_copy(path: Path) -> int:
             unseal(key, stored)
             rows += 1
         if rows != transaction.stat()["entries"]:
-            raise DamagedStateError(f"{path.name} holds {rows} rows, not as many as it says")
+            raise DamagedStateError(f"the copy {path.name} lacks rows")
     return rows
+
+
+def erase_state(directory: Path) -> None:
+    """Remove the state in `directory`, which no storage has open, durably. It may be damaged."""
+    (directory / DATA_FILE).unlink(missing_ok=True)
+    (directory / LOCK_FILE).unlink(missing_ok=True)
+    sync_directory(directory)
 
 
 @contextlib.contextmanager
@@ -525,14 +526,28 @@ def _applied_index(state: Reader) -> int:
     return load_state(state).applied_index
 
 
+def _applied_index_of_copy(path: Path) -> int:
+    with open_copy(path) as copy:
+        return _applied_index(copy)
+
+
 def _least_file_bytes(environment: lmdb.Environment) -> int:
     return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
 
 
 def _as_ours(error: lmdb.Error, doing: str) -> Exception:
-    """The error to raise in LMDB's stead: damage, fullness or refusal, and what was being done."""
-    if isinstance(error, _DAMAGE):
-        return DamagedStateError(f"{doing}: {error}; rebuild this node's state from a peer")
-    if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
-        return StorageFullError(f"{doing}: {error}; free or add space, then start the node again")
-    return StorageError(f"{doing}: {error}")
+    """The error to raise in the other's stead: damage, fullness or refusal, and what was done."""
+    match error:
+        case (
+            lmdb.CorruptedError()
+            | lmdb.InvalidError()
+            | lmdb.PageNotFoundError()
+            | lmdb.VersionMismatchError()
+        ):
+            return DamagedStateError(f"{doing}: {error}; rebuild this node's state from a peer")
+        case lmdb.MapFullError() | lmdb.DiskError():
+            return StorageFullError(f"{doing}: {error}; add space, then start the node again")
+        case lmdb.Error(code=errno.EIO):
+            return StorageError(f"{doing}: {error} (LMDB says so of a short write too: disk full?)")
+        case _:
+            return StorageError(f"{doing}: {error}")
