@@ -127,7 +127,7 @@ class SegmentedJournal(Journal):
         self._state_changed = False
         self._in_flight = False
         self._flight_last = 0
-        self._failed = False
+        self._failure: OSError | None = None
         if self._log.positions:
             self._base = self._load(0, 1)[0]
             self._keep_last()
@@ -274,7 +274,7 @@ class SegmentedJournal(Journal):
         return self._vote
 
     def _destroy(self) -> None:
-        if not self._failed:
+        if self._failure is None:
             self.flush_now()
 
     # The engine's interface.
@@ -335,8 +335,10 @@ class SegmentedJournal(Journal):
         """Return when all that was added, flushes in flight included, is durable.
 
         Raises:
-            OSError: the disk failed.
+            OSError: the disk failed, now or before.
         """
+        if self._failure is not None:
+            raise self._failure
         if self.dirty or self._in_flight or self._commit_index != self._log.state.commit_index:
             self._write_now()
 
@@ -433,15 +435,15 @@ class SegmentedJournal(Journal):
         if error is None:
             self._settle(group, self._flight_last)
         else:
-            self._failed = True
+            self._failure = error
         on_durable(error)
 
     def _write_now(self) -> None:
         group = self._close_group()
         try:
             self._disk.append_now(group.name, group.data)
-        except OSError:
-            self._failed = True
+        except OSError as error:
+            self._failure = error
             raise
         self._settle(group, self.last()[0])
 
