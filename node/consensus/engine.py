@@ -1,0 +1,719 @@
+"""One Raft participant: everything in this package, wired and driven.
+
+The engine is a loop body, `_run`: read the frames that came, feed proposals and reads, tick the
+library, flush. While the journal syncs, Raft frames queue and the body does not run, because the
+library counts itself as soon as an entry is in its log; questions of reads, forwarded requests and
+health go on. Callers give callbacks; `node.cluster` makes futures of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node.consensus.admission import Admission
+from node.consensus.appending import Appending
+from node.consensus.disk import Disk
+from node.consensus.divergence import Divergence, Verdict
+from node.consensus.election import Election
+from node.consensus.journal import JournalSettings, SegmentedJournal
+from node.consensus.links import LinkEvents, Links
+from node.consensus.membership import CONFIGURATION_KEY, Configuration, MemberRecord, Membership
+from node.consensus.messages import PROTOCOL_VERSION, Frame, Kind, RefusalReason
+from node.consensus.proposals import Answer, Proposals
+from node.consensus.raft import CONFIGURATION_COMMAND, Raft
+from node.consensus.reads import OnRead, Reads
+from node.consensus.replication import Replication
+from node.consensus.runtime import Runtime
+from node.consensus.settings import EngineSettings
+from node.consensus.snapshots import Snapshots
+from node.consensus.stamps import Stamps
+from node.consensus.state import IncomingCopy, StateStorage
+from node.consensus.transport import RaftTransport
+from statemachine.gates import SUPPORTED_VERSION
+from statemachine.machine import Machine
+from statemachine.outcomes import UnitOutcome
+
+logger = logging.getLogger(__name__)
+
+_IMMEDIATE_KINDS = frozenset(
+    (
+        Kind.CONFIRM,
+        Kind.CONFIRM_REPLY,
+        Kind.FORWARD,
+        Kind.FORWARD_REFUSED,
+        Kind.READ_INDEX,
+        Kind.READ_INDEX_REPLY,
+        Kind.SNAPSHOT_REQUEST,
+        Kind.MEMBERSHIP_REQUEST,
+        Kind.MEMBERSHIP_REPLY,
+    )
+)
+"""Kinds that assert nothing about the log and so need not wait for a sync."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this node is, and on which disk."""
+
+    node_id: str
+    disk_uuid: bytes
+    """16 bytes, made when the data directory was."""
+    peer_address: str
+    api_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerContact:
+    """What a peer said in its hello, and how it is."""
+
+    disk_uuid: bytes
+    api_address: str
+    state_version: int
+    blank: bool
+
+
+class Engine(LinkEvents):
+    def __init__(
+        self,
+        identity: Identity,
+        initial_peers: Mapping[str, str],
+        runtime: Runtime,
+        disk: Disk,
+        storage: StateStorage,
+        make_links: Callable[[LinkEvents], Links],
+        settings: EngineSettings | None = None,
+        journal_settings: JournalSettings | None = None,
+        bootstrap: bool = False,
+    ) -> None:
+        """Load what an earlier run left. Nothing is sent before `start`.
+
+        Args:
+            initial_peers: node id to peer address of every node that the configuration file
+                names, this one left out. It counts until a membership record is in force.
+            bootstrap: create the cluster of exactly these nodes, once all of them are there and
+                none has ever been in a cluster.
+        """
+        self.identity = identity
+        self.settings = settings = settings or EngineSettings()
+        self._runtime = runtime
+        self.initial_peers = dict(initial_peers)
+        self._storage = storage
+        self.counters: Counter[str] = Counter()
+        self.session = runtime.random_bytes(16)
+        self.machine = Machine(storage)
+        self.journal = SegmentedJournal(disk, identity.disk_uuid, journal_settings)
+        self._align_journal()
+        self.membership = Membership(
+            identity.node_id, identity.disk_uuid, self._on_configuration
+        )
+        self.links = make_links(self)
+        self.transport = RaftTransport(self.links, lambda: self.raft.term)
+        self.transport.last_log_index = lambda: self.journal.last()[0]
+        self.counters = self.transport.counters
+        self.raft = Raft(
+            identity.node_id,
+            self.journal,
+            self.transport,
+            settings,
+            self._apply,
+            self._on_state_change,
+        )
+        self.raft.restore_applied(max(self.machine.applied_index, self.journal.base()[0]))
+        self.replication = Replication(
+            self.raft, self.journal, self.links, self.transport, settings
+        )
+        self.transport.replication = self.replication
+        self._appending = Appending(
+            self.raft, self.journal, self.transport, runtime.stop, self.counters
+        )
+        self.stamps = Stamps(runtime, lambda: self.machine.elapsed_ms)
+        self.reads = Reads(
+            self.raft,
+            self.links,
+            self.membership,
+            runtime,
+            settings,
+            lambda: self.leader_ready,
+            self.stamps.elapsed_ms,
+            self.counters,
+        )
+        self.election = Election(
+            self.raft,
+            self.journal,
+            self.links,
+            self.transport,
+            self.membership,
+            runtime,
+            settings,
+            lambda: self.reads.quorum_confirmed_at,
+            self.kick_after,
+        )
+        self.proposals = Proposals(
+            self.session,
+            self.raft,
+            self.links,
+            settings,
+            self.stamps.entry,
+            lambda: self.journal.last()[0] - self.raft.last_applied,
+            lambda: self.leader_ready and not self.admission.handing_over and not self.halted,
+            lambda: self.fill_ratio > settings.max_fill_ratio,
+            self.counters,
+        )
+        self.snapshots = Snapshots(
+            self.raft,
+            self.journal,
+            self.links,
+            self.replication,
+            storage,
+            runtime,
+            settings,
+            self._install,
+            self.counters,
+        )
+        self.admission = Admission(self, bootstrap=bootstrap)
+        self._divergence = Divergence(self.membership)
+        self.on_diverged: Callable[[], None] = lambda: runtime.stop("the state diverged")
+        self.on_regressed: Callable[[], None] = lambda: runtime.stop(
+            "the disk holds less than this node acknowledged; empty it to rejoin"
+        )
+        self.on_role_change: list[Callable[[], None]] = []
+        self.peers: dict[str, PeerContact] = {}
+        self._heard_at: dict[str, float] = {}
+        self._fill_of_peers: dict[str, float] = {}
+        self.halted = False
+        self.leader_ready = False
+        self._noop_term = -1
+        self._inbox: deque[tuple[str, Frame]] = deque()
+        self._scheduled = False
+        self._syncing = False
+        self._stopped = False
+        self._ran_at = runtime.monotonic()
+        self._published_digest = self.machine.checkpoint[0]
+        self._known_commit = 0
+
+    def _align_journal(self) -> None:
+        """State and journal were written separately: make the journal continue the state.
+
+        Raises:
+            ValueError: the state is older than the journal's base; what lies between is lost.
+        """
+        applied, base = self.machine.applied_index, self.journal.base()[0]
+        if base > max(applied, 1):
+            raise ValueError(f"the journal begins at {base}, the state ends at {applied}")
+        if applied and self.journal.term_at(applied) != self.machine.applied_term:
+            # A snapshot was installed, or entries were committed and applied before they were
+            # synced here. The state is the cluster's: the journal goes on behind it.
+            self.journal.reset_to(applied, self.machine.applied_term)
+
+    # --- life
+
+    def start(self) -> None:
+        """Restore the membership and begin to run."""
+        self.journal.on_append = self._on_journal_append
+        self.journal.on_truncate = self.membership.on_truncate
+        self.membership.restore(
+            self._storage.get(CONFIGURATION_KEY),
+            [
+                (self.journal[index - self.journal.base()[0]][0], index)
+                for index in self.journal.configuration_indexes
+            ],
+        )
+        if self.membership.in_force is None:
+            self.links.set_peers(self.initial_peers)
+        self.kick()
+        self._timer()
+
+    def stop(self) -> None:
+        """End without hurry: what is acknowledged is durable already."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.links.close()
+        self.journal.flush_now()
+        self._storage.checkpoint(force=True)
+
+    def _timer(self) -> None:
+        if self._stopped:
+            return
+        self._runtime.call_later(self.settings.heartbeat_s / 4, self._timer)
+        now = self._runtime.monotonic()
+        self.proposals.expire(now)
+        self.reads.expire(now)
+        self.admission.on_timer(now)
+        self.kick()
+
+    # --- callers
+
+    def propose(
+        self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]
+    ) -> None:
+        """Replicate an encoded request. See `Proposals.submit` for the errors."""
+        self.proposals.submit(request, deadline, on_answer)
+        self.kick()
+
+    def propose_internal(
+        self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]
+    ) -> None:
+        """The same for the leader's own housekeeping, which passes every limit."""
+        self.proposals.submit_internal(request, deadline, on_answer)
+        self.kick()
+
+    def read(self, deadline: float, on_ready: OnRead) -> None:
+        """Call back when this node's state contains everything acknowledged before now."""
+        self.reads.read(deadline, on_ready)
+        self.kick()
+
+    # --- the loop body
+
+    def kick(self) -> None:
+        """Run soon."""
+        if not self._scheduled and not self._stopped:
+            self._scheduled = True
+            self._runtime.call_soon(self._run)
+
+    def kick_after(self, delay_s: float) -> None:
+        self._runtime.call_later(delay_s, self.kick)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        now = self._runtime.monotonic()
+        if now - self._ran_at > self.settings.election_timeout_min_s / 2:
+            self.election.after_gap(now)
+        self._ran_at = now
+        self.reads.feed(now)
+        if not self.raft.is_leader:
+            self.proposals.feed(now)
+        if self._syncing:
+            return
+        while self._inbox:
+            self._dispatch(*self._inbox.popleft())
+        if self.raft.is_leader:
+            self.proposals.feed(now)
+        self.replication.before_tick()
+        self.election.before_tick(now)
+        term = self.raft.term
+        self.raft.doTick(0.0)
+        self.replication.after_tick()
+        if self.raft.term != term:
+            self.election.campaign_started(now)
+        self._after_tick(now)
+        self.transport.flush()
+        self._sync()
+
+    def _after_tick(self, now: float) -> None:
+        applied = self.raft.last_applied
+        if self.membership.on_applied(applied, self._storage):
+            self._storage.end_entry()
+        if self.raft.is_leader:
+            if not self.leader_ready and self.journal.term_at(applied) == self.raft.term:
+                self._become_ready()
+            self.reads.keep_confirmed(now)
+        self.reads.on_applied(applied)
+        self._publish_digest()
+        self.snapshots.feed(now)
+        self.admission.feed(now)
+        if self._storage.checkpoint():
+            self._compact()
+        if self.proposals.can_progress or self.raft.commit_index > applied:
+            self.kick()
+
+    def _become_ready(self) -> None:
+        """The first entry of this leader's term is applied: it may serve."""
+        self.leader_ready = True
+        self.stamps.lead()
+        self.counters["terms_led"] += 1
+        logger.info("leads", extra={"term": self.raft.term, "index": self.raft.last_applied})
+        for callback in self.on_role_change:
+            callback()
+        self.kick()
+
+    def _sync(self) -> None:
+        if self.journal.dirty:
+            self._syncing = True
+            self.journal.flush(self._on_durable)
+        elif self.transport.has_parked:
+            self.transport.release()
+
+    def _on_durable(self, error: OSError | None) -> None:
+        if error is not None:
+            self._runtime.stop(f"the journal cannot be written: {error}")
+        self._syncing = False
+        if self._stopped:
+            return
+        self.transport.release()
+        self.kick()
+
+    # --- what the library calls
+
+    def _apply(self, index: int, payload: bytes) -> None:
+        """Apply one committed entry. Whatever fails here breaks an invariant."""
+        try:
+            term = self.journal.term_at(index)
+            if term is None:
+                raise AssertionError(f"applied entry {index} is not in the journal")
+            outcomes = self.machine.apply(index, term, payload)
+            self._storage.end_entry()
+        except Exception as error:
+            logger.critical("apply failed", exc_info=True, extra={"index": index})
+            self._runtime.stop(f"entry {index} cannot be applied: {error!r}")
+        self._settle(outcomes)
+
+    def _settle(self, outcomes: tuple[UnitOutcome, ...]) -> None:
+        if outcomes:
+            self.proposals.on_applied(outcomes)
+
+    def _on_state_change(self) -> None:
+        """The library changed its role."""
+        self.leader_ready = False
+        self.replication.reset()
+        self.stamps.follow()
+        self.proposals.on_role_change()
+        self.reads.on_role_change()
+        self.admission.on_role_change()
+        for callback in self.on_role_change:
+            callback()
+        self.kick()
+
+    def _on_journal_append(self, command: bytes, index: int, term: int) -> None:  # noqa: ARG002
+        if command[0] == CONFIGURATION_COMMAND:
+            self.membership.on_append(command, index)
+
+    def _on_configuration(self, configuration: Configuration) -> None:
+        """A membership record is in force, or the one before it is again."""
+        now = self._runtime.monotonic()
+        self.raft.set_peers(
+            [member.node_id for member in configuration.voters],
+            [member.node_id for member in configuration.learners],
+            now,
+        )
+        addresses = {
+            member.node_id: member.peer_address
+            for member in (*configuration.voters, *configuration.learners)
+            if member.node_id != self.identity.node_id
+        }
+        # Nodes of the configuration file stay reachable: one of them may come to be admitted.
+        self.links.set_peers({**self.initial_peers, **addresses})
+        self.kick()
+
+    def _install(self, incoming: IncomingCopy, index: int, term: int) -> None:
+        """Replace the state by a received copy: first the state, then the journal."""
+        try:
+            self._storage.install(incoming)
+            self.machine.reload()
+            if self.machine.applied_index != index:
+                raise AssertionError(
+                    f"the copy holds index {self.machine.applied_index}, not {index}"
+                )
+            self.journal.reset_to(index, term)
+        except Exception as error:
+            logger.critical("snapshot installation failed", exc_info=True)
+            self._runtime.stop(f"the snapshot cannot be installed: {error!r}")
+        self.raft.restore_applied(index)
+        self.membership.on_snapshot(self._storage.get(CONFIGURATION_KEY))
+        self._divergence.forget()
+        self._published_digest = self.machine.checkpoint[0]
+        self.proposals.on_snapshot(self.machine.outcome_of)
+        self.reads.on_applied(index)
+        logger.info("snapshot installed", extra={"index": index, "term": term})
+
+    # --- what the links call
+
+    def hello(self) -> Frame:
+        return (
+            int(Kind.HELLO),
+            PROTOCOL_VERSION,
+            self.membership.cluster_id,
+            self.identity.node_id,
+            self.identity.disk_uuid,
+            self.session,
+            self.identity.api_address,
+            SUPPORTED_VERSION,
+            self.is_blank,
+        )
+
+    @property
+    def is_blank(self) -> bool:
+        """This disk has never been in a cluster."""
+        return self.membership.in_force is None
+
+    def admit(self, hello: Frame) -> RefusalReason | None:
+        _, version, cluster_id, node_id, disk_uuid, _, api_address, state_version, blank = hello
+        if version != PROTOCOL_VERSION:
+            return RefusalReason.PROTOCOL_VERSION
+        own_cluster = self.membership.cluster_id
+        if cluster_id is not None and own_cluster is not None and cluster_id != own_cluster:
+            return RefusalReason.WRONG_CLUSTER
+        known = node_id in self.initial_peers or (
+            self.membership.in_force is not None
+            and self.membership.in_force.member(node_id) is not None
+        )
+        if not known or node_id == self.identity.node_id:
+            return RefusalReason.UNKNOWN_NODE
+        if (
+            not blank
+            and self.membership.in_force is not None
+            and not self.membership.change_pending
+            and not self.membership.is_pair(node_id, disk_uuid)
+            and self.raft.is_leader
+        ):
+            return RefusalReason.REMOVED
+        if self.replication.progress(node_id).regressed and self.membership.is_pair(
+            node_id, disk_uuid
+        ):
+            return RefusalReason.REGRESSED
+        before = self.peers.get(node_id)
+        if before is not None and before.disk_uuid != disk_uuid:
+            self.replication.forget(node_id)
+        self.peers[node_id] = PeerContact(disk_uuid, api_address, state_version, blank)
+        self._heard_at[node_id] = self._runtime.monotonic()
+        return None
+
+    def on_connected(self, peer: str) -> None:
+        self.transport.discard(peer)
+        self.raft.resume_sending(peer)
+        self.replication.on_connected(peer)
+        self.snapshots.on_connected(peer)
+        self.admission.on_connected(peer)
+        self.kick()
+
+    def on_disconnected(self, peer: str) -> None:
+        self.transport.discard(peer)
+        self.raft.interrupt_sending(peer)
+        self.election.on_link_lost(peer)
+        self.kick()
+
+    def on_refused(self, peer: str, reason: RefusalReason) -> None:
+        logger.warning("peer %s does not admit this node: %s", peer, reason)
+        if reason is RefusalReason.REGRESSED:
+            self.on_regressed()
+
+    def on_frame(self, peer: str, frame: Frame) -> None:
+        self._heard_at[peer] = self._runtime.monotonic()
+        if frame[0] in _IMMEDIATE_KINDS:
+            self._dispatch(peer, frame)
+        else:
+            self._inbox.append((peer, frame))
+
+    def on_frames_end(self) -> None:
+        self.kick()
+
+    # --- frames
+
+    def _dispatch(self, peer: str, frame: Frame) -> None:  # noqa: PLR0912
+        """Hand one frame to whom it concerns. Shapes are checked; claims are judged here."""
+        match frame[0]:
+            case Kind.APPEND:
+                self._on_append(peer, frame)
+            case Kind.APPEND_REPLY:
+                if self._is_from_member(peer) and self._is_of_this_term(peer, frame[1]):
+                    self.replication.on_append_reply(peer, frame)
+            case Kind.VOTE_REQUEST:
+                if self._is_from_voter(peer):
+                    self.election.on_vote_request(peer, frame)
+            case Kind.VOTE:
+                if self._is_from_voter(peer):
+                    self.election.on_vote(peer, frame[1])
+            case Kind.TERM_HINT:
+                if self._is_from_member(peer):
+                    self.election.step_down(peer, frame[1])
+            case Kind.PRE_VOTE_REQUEST:
+                if self._is_from_voter(peer) and self.membership.is_voter:
+                    self.election.on_pre_vote_request(peer, frame)
+            case Kind.PRE_VOTE:
+                if self._is_from_voter(peer):
+                    self.election.on_pre_vote(peer, frame[1])
+            case Kind.TIMEOUT_NOW:
+                self.election.on_timeout_now(peer, frame[1])
+            case Kind.CONFIRM:
+                self._on_confirm(peer, frame)
+            case Kind.CONFIRM_REPLY:
+                self._on_confirm_reply(peer, frame)
+            case Kind.FORWARD:
+                self.proposals.on_forward(peer, frame[1], frame[2])
+            case Kind.FORWARD_REFUSED:
+                self.proposals.on_forward_refused(frame[1], frame[2], self._runtime.monotonic())
+            case Kind.READ_INDEX:
+                self.reads.on_read_index(peer, frame[1])
+            case Kind.READ_INDEX_REPLY:
+                self.reads.on_read_index_reply(frame, self._runtime.monotonic())
+            case Kind.SNAPSHOT_OFFER:
+                if frame[1] == self.raft.term and self.raft.leader_id == peer:
+                    self.snapshots.on_offer(peer, frame)
+            case Kind.SNAPSHOT_REQUEST:
+                self.snapshots.on_request(peer, frame[1], frame[2])
+            case Kind.SNAPSHOT_CHUNK:
+                self.snapshots.on_chunk(peer, frame)
+            case Kind.DIGEST:
+                self._on_digest(peer, frame[1], frame[2])
+            case Kind.BOOTSTRAP:
+                self.admission.on_bootstrap(peer, frame[1])
+            case Kind.MEMBERSHIP_REQUEST:
+                self.admission.on_request(peer, frame)
+            case Kind.MEMBERSHIP_REPLY:
+                self.admission.on_reply(frame)
+            case _:
+                self.counters["unexpected_frames"] += 1
+
+    def _contact_is_pair(self, peer: str) -> bool:
+        contact = self.peers.get(peer)
+        return contact is not None and self.membership.is_pair(peer, contact.disk_uuid)
+
+    def _is_from_member(self, peer: str) -> bool:
+        if self._contact_is_pair(peer):
+            return True
+        self.counters["strangers_frames"] += 1
+        return False
+
+    def _is_from_voter(self, peer: str) -> bool:
+        return self._is_from_member(peer) and self.membership.votes(peer)
+
+    def _is_of_this_term(self, peer: str, term: int) -> bool:
+        """Drop what speaks of an older term (D1), and follow a newer one."""
+        if term > self.raft.term:
+            self.election.step_down(peer, term)
+        if term != self.raft.term:
+            self.counters["stale_replies"] += 1
+            return False
+        return True
+
+    def _on_append(self, peer: str, frame: Frame) -> None:
+        term = frame[1]
+        if term < self.raft.term:
+            # The sender does not know that it is deposed (D9).
+            self.links.send(peer, (int(Kind.TERM_HINT), self.raft.term))
+            return
+        if not self.is_blank and not self._contact_is_pair(peer):
+            # A leader that our configuration does not know may be right: configurations arrive
+            # with its entries. It cannot be a leader of a term without a quorum of its own.
+            self.counters["appends_of_strangers"] += 1
+        self.election.leader_heard(self._runtime.monotonic())
+        self._known_commit = max(self._known_commit, frame[3])
+        self._appending.on_append(peer, frame)
+
+    def _on_confirm(self, peer: str, frame: Frame) -> None:
+        _, term, number, elapsed_ms = frame
+        if term < self.raft.term:
+            self.links.send(peer, (int(Kind.TERM_HINT), self.raft.term))
+        elif term == self.raft.term and self.raft.leader_id == peer:
+            self.stamps.heard(elapsed_ms)
+            fill = int(self._storage.fill_ratio * 1000)
+            self.links.send(
+                peer, (int(Kind.CONFIRM_REPLY), term, number, self.raft.last_applied, fill)
+            )
+        # A newer term arrives by append_entries, which may change it durably.
+
+    def _on_confirm_reply(self, peer: str, frame: Frame) -> None:
+        _, term, number, _, fill = frame
+        if term == self.raft.term and self.raft.is_leader and self._is_from_member(peer):
+            self._fill_of_peers[peer] = fill / 1000
+            if self.membership.votes(peer):
+                self.reads.on_confirm_reply(peer, number)
+
+    @property
+    def fill_ratio(self) -> float:
+        """Of the fullest member, as far as this node knows."""
+        return max(self._storage.fill_ratio, *self._fill_of_peers.values(), 0.0)
+
+    # --- digests
+
+    def _publish_digest(self) -> None:
+        index, digest = self.machine.checkpoint
+        if index > self._published_digest:
+            self._published_digest = index
+            for peer in self.membership.other_voters:
+                self.links.send(peer, (int(Kind.DIGEST), index, digest))
+            self._judge(self.identity.node_id, index, digest)
+
+    def _on_digest(self, peer: str, index: int, digest: bytes) -> None:
+        if self._contact_is_pair(peer):
+            self._judge(peer, index, digest)
+
+    def _judge(self, node_id: str, index: int, digest: bytes) -> None:
+        match self._divergence.report(node_id, index, digest):
+            case Verdict.AGREED:
+                self.halted = False
+            case Verdict.MINORITY:
+                logger.critical("this node's state differs from the majority's at %d", index)
+                self.on_diverged()
+            case Verdict.SPLIT:
+                logger.critical("the nodes' states differ at %d and none has a majority", index)
+                self.halted = True
+
+    # --- compaction
+
+    def _compact(self) -> None:
+        """Drop journal that the state made durable and that no member needs."""
+        size = self.journal.size_bytes
+        if size < 2 * self.settings.journal_compact_bytes:
+            return
+        target = min(self._storage.durable_index, self.raft.last_applied)
+        base = self.journal.base()[0]
+        if self.raft.is_leader and size < self.settings.journal_retain_bytes:
+            for peer in self._replicated_peers():
+                target = min(target, max(self.raft.match_index(peer), base))
+        held = self.snapshots.oldest_index_held
+        if held is not None and size < 4 * self.settings.journal_retain_bytes:
+            target = min(target, max(held, base))
+        # Keep a tail for followers that are only a little behind.
+        target = min(target, self._index_before_bytes(self.settings.journal_compact_bytes))
+        if target > base:
+            self.journal.compact_to(target)
+            self.replication.on_compacted()
+            self.counters["compactions"] += 1
+
+    def _index_before_bytes(self, kept_bytes: int) -> int:
+        """The index behind which about `kept_bytes` of journal lie, by the average entry."""
+        base, last = self.journal.base()[0], self.journal.last()[0]
+        average = max(1, self.journal.size_bytes // max(1, last - base + 1))
+        return max(base, last - kept_bytes // average)
+
+    def _replicated_peers(self) -> list[str]:
+        configuration = self.membership.in_force
+        if configuration is None:
+            return []
+        return [
+            member.node_id
+            for member in (*configuration.voters, *configuration.learners)
+            if member.node_id != self.identity.node_id
+        ]
+
+    # --- asking
+
+    def now(self) -> float:
+        return self._runtime.monotonic()
+
+    def random_bytes(self, count: int) -> bytes:
+        return self._runtime.random_bytes(count)
+
+    def expect_peer(self, node_id: str, address: str) -> None:
+        """Know a node that is about to be admitted: dial it, and let it dial."""
+        self.initial_peers[node_id] = address
+        if self.membership.in_force is not None:
+            self._on_configuration(self.membership.in_force)
+
+    @property
+    def leader_id(self) -> str | None:
+        return self.raft.leader_id
+
+    @property
+    def known_commit_index(self) -> int:
+        """The greatest commit index that a leader told this node of, or its own."""
+        return max(self._known_commit, self.raft.commit_index)
+
+    def heard_from(self, peer: str) -> float | None:
+        """When anything last came from the peer, in monotonic seconds."""
+        return self._heard_at.get(peer)
+
+    @property
+    def own_member_record(self) -> MemberRecord:
+        return MemberRecord(
+            self.identity.node_id,
+            self.identity.disk_uuid,
+            self.identity.peer_address,
+            self.identity.api_address,
+        )

@@ -1,0 +1,155 @@
+"""Frames between nodes: msgpack arrays that begin with their kind.
+
+A frame is checked for its shape where it is decoded, so that the code behind may rely on it. What
+a frame *asserts* is judged by the receiver (`guards.py`).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final
+
+import msgpack
+
+PROTOCOL_VERSION: Final = 1
+
+Frame = tuple[Any, ...]
+"""(kind, fields…) as decoded; the table below gives the fields' types."""
+
+
+class ProtocolError(Exception):
+    """A peer sent bytes that are no frame. Its connection is closed."""
+
+
+class Kind(enum.IntEnum):
+    HELLO = 1
+    """First frame of a connection: who dials, from which disk, of which cluster."""
+    REFUSED = 2
+    """Answer to a hello that is not accepted; the connection closes after it."""
+    APPEND = 10
+    """append_entries: term, sequence, commit index, previous index and term, entries."""
+    APPEND_REPLY = 11
+    """term, sequence answered, next index, reset, success, last index of the follower."""
+    VOTE_REQUEST = 12
+    """term, last index, last term, term of the leader that asked for a transfer (0: none)."""
+    VOTE = 13
+    TERM_HINT = 14
+    """A newer term, for a sender that still acts in an older one."""
+    PRE_VOTE_REQUEST = 15
+    """term to be, last index, last term."""
+    PRE_VOTE = 16
+    TIMEOUT_NOW = 17
+    """term of the leader that hands over."""
+    CONFIRM = 20
+    """term, round, elapsed ms: does this quorum still follow me?"""
+    CONFIRM_REPLY = 21
+    """term, round, applied index, fill ratio in thousandths."""
+    FORWARD = 30
+    """sequence, unit: propose this for me."""
+    FORWARD_REFUSED = 31
+    """sequence, reason."""
+    READ_INDEX = 32
+    READ_INDEX_REPLY = 33
+    """id, index (0: not the leader)."""
+    SNAPSHOT_OFFER = 40
+    """term, snapshot id, index, term of the entry, size, SHA-256."""
+    SNAPSHOT_REQUEST = 41
+    """snapshot id, offset."""
+    SNAPSHOT_CHUNK = 42
+    """snapshot id, offset, data (empty: no longer held)."""
+    BOOTSTRAP = 50
+    """The first configuration of a new cluster."""
+    MEMBERSHIP_REQUEST = 51
+    """id, operation, node id, disk uuid, peer address, api address."""
+    MEMBERSHIP_REPLY = 52
+    """id, code (empty: done), detail."""
+    DIGEST = 53
+    """index, digest of the state after it."""
+
+
+class RefusalReason(enum.StrEnum):
+    WRONG_CLUSTER = "WRONG_CLUSTER"
+    UNKNOWN_NODE = "UNKNOWN_NODE"
+    REMOVED = "REMOVED"
+    REGRESSED = "REGRESSED"
+    """The disk holds less than the node acknowledged earlier: an old image, or lost writes."""
+    PROTOCOL_VERSION = "PROTOCOL_VERSION"
+
+
+_BYTES_OR_NONE = (bytes, type(None))
+_SHAPES: Final[dict[int, tuple[Any, ...]]] = {
+    # protocol, cluster id, node id, disk uuid, session, api address, state version, blank
+    Kind.HELLO: (int, _BYTES_OR_NONE, str, bytes, bytes, str, int, bool),
+    Kind.REFUSED: (str,),
+    Kind.APPEND: (int, int, int, int, int, tuple),
+    Kind.APPEND_REPLY: (int, int, int, bool, bool, int),
+    Kind.VOTE_REQUEST: (int, int, int, int),
+    Kind.VOTE: (int,),
+    Kind.TERM_HINT: (int,),
+    Kind.PRE_VOTE_REQUEST: (int, int, int),
+    Kind.PRE_VOTE: (int,),
+    Kind.TIMEOUT_NOW: (int,),
+    Kind.CONFIRM: (int, int, int),
+    Kind.CONFIRM_REPLY: (int, int, int, int),
+    Kind.FORWARD: (int, bytes),
+    Kind.FORWARD_REFUSED: (int, str),
+    Kind.READ_INDEX: (int,),
+    Kind.READ_INDEX_REPLY: (int, int),
+    Kind.SNAPSHOT_OFFER: (int, str, int, int, int, bytes),
+    Kind.SNAPSHOT_REQUEST: (str, int),
+    Kind.SNAPSHOT_CHUNK: (str, int, bytes),
+    Kind.BOOTSTRAP: (bytes,),
+    Kind.MEMBERSHIP_REQUEST: (int, str, str, str, str, str),
+    Kind.MEMBERSHIP_REPLY: (int, str, str),
+    Kind.DIGEST: (int, bytes),
+}
+
+_pack = msgpack.Packer().pack
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the frame's bytes without the length prefix of the wire."""
+    return bytes(_pack(frame))
+
+
+def decode(data: bytes | memoryview) -> Frame:
+    """Return the frame.
+
+    Raises:
+        ProtocolError: the bytes are no frame of a known kind and shape.
+    """
+    try:
+        frame = msgpack.unpackb(data, use_list=False, strict_map_key=True)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError(f"undecodable frame: {error}") from error
+    if type(frame) is not tuple or not frame or type(frame[0]) is not int:
+        raise ProtocolError("a frame is an array that begins with its kind")
+    shape = _SHAPES.get(frame[0])
+    if shape is None:
+        raise ProtocolError(f"unknown kind {frame[0]}")
+    if len(frame) != len(shape) + 1:
+        raise ProtocolError(f"kind {frame[0]} takes {len(shape)} fields, got {len(frame) - 1}")
+    for position, expected in enumerate(shape, start=1):
+        if type(frame[position]) is expected:
+            continue
+        if isinstance(expected, tuple) and isinstance(frame[position], expected):
+            continue
+        raise ProtocolError(f"field {position} of kind {frame[0]} has the wrong type")
+    if frame[0] == Kind.APPEND:
+        _check_entries(frame[6], frame[4])
+    return frame
+
+
+def _check_entries(entries: Frame, previous_index: int) -> None:
+    expected = previous_index
+    for entry in entries:
+        expected += 1
+        if (
+            type(entry) is not tuple
+            or len(entry) != 3
+            or type(entry[0]) is not bytes
+            or not entry[0]
+            or entry[1] != expected
+            or type(entry[2]) is not int
+        ):
+            raise ProtocolError(f"malformed entry where index {expected} belongs")

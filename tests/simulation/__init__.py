@@ -1,0 +1,1 @@
+"""Three to five real engines in one process, under virtual time. See docs/SIMULATION.md."""

@@ -1,0 +1,125 @@
+"""Replicated state in memory, durable up to the last checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgpack
+
+from node.consensus.state import IncomingCopy, StateCopy
+from statemachine.memory_store import MemoryStore
+from statemachine.state import load_state
+from tests.simulation.world import Process, World
+
+_CHECKPOINT_INTERVAL_S = 0.05
+
+
+@dataclass(slots=True)
+class StateMedium:
+    """What survives the process."""
+
+    durable: dict[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Copy:
+    index: int
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(self.data).digest()
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.data[offset : offset + length]
+
+    def discard(self) -> None:
+        return
+
+
+@dataclass(slots=True)
+class _Incoming:
+    parts: list[bytes] = field(default_factory=list)
+
+    def write(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def finish(self) -> bytes:
+        return hashlib.sha256(b"".join(self.parts)).digest()
+
+    def discard(self) -> None:
+        self.parts.clear()
+
+
+class SimulatedStorage:
+    """`node.consensus.state.StateStorage` over a `MemoryStore`."""
+
+    def __init__(self, world: World, process: Process, medium: StateMedium) -> None:
+        self._world = world
+        self._process = process
+        self._medium = medium
+        self._load()
+        self.fill_ratio = 0.0
+
+    def _load(self) -> None:
+        self._live = MemoryStore()
+        for key, value in self._medium.durable.items():
+            self._live.put(key, value)
+        self.get = self._live.get
+        self.scan = self._live.scan
+        self._changed: dict[bytes, bytes | None] = {}
+        self._committed_at = self._world.now
+        self.durable_index = load_state(self._live).applied_index
+        self._in_entry = False
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._in_entry = True
+        self._live.put(key, value)
+        self._changed[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self._in_entry = True
+        self._live.delete(key)
+        self._changed[key] = None
+
+    def end_entry(self) -> None:
+        self._in_entry = False
+
+    def checkpoint(self, *, force: bool = False) -> bool:
+        assert not self._in_entry, "a checkpoint inside an entry"
+        if not self._changed:
+            return False
+        if not force and self._world.now - self._committed_at < _CHECKPOINT_INTERVAL_S:
+            return False
+        for key, value in self._changed.items():
+            if value is None:
+                self._medium.durable.pop(key, None)
+            else:
+                self._medium.durable[key] = value
+        self._changed.clear()
+        self._committed_at = self._world.now
+        self.durable_index = load_state(self._live).applied_index
+        return True
+
+    def copy(self, on_done: Callable[[StateCopy | Exception], None]) -> None:
+        self.checkpoint(force=True)
+        copy = _Copy(self.durable_index, msgpack.packb(sorted(self._medium.durable.items())))
+        self._world.at_node(
+            self._process, 0.01 + self._world.rng.random() * 0.2, lambda: on_done(copy)
+        )
+
+    def receive_copy(self) -> IncomingCopy:
+        return _Incoming()
+
+    def install(self, incoming: IncomingCopy) -> None:
+        assert isinstance(incoming, _Incoming)
+        rows = msgpack.unpackb(b"".join(incoming.parts), use_list=False)
+        self._medium.durable.clear()
+        self._medium.durable.update(rows)
+        self._load()
