@@ -1,0 +1,167 @@
+"""The application: every endpoint behind one thin wrapper, and answers for what has no endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from api import batch, health, metrics, openapi, participants, timestamps, topology
+from api.cluster import Cluster
+from api.endpoints import Endpoint
+from api.errors import INTERNAL, Problem, of_exception
+from api.metrics import Metrics, RouteMetrics
+from api.replies import Replies, Reply
+from api.requests import refuse_unknown_parameters
+from api.routing import RoutingView
+from api.service import Service
+from api.settings import ApiSettings
+
+VERSION: Final = "1"
+"""Of the HTTP contract, as in the paths."""
+
+OPENAPI_PATH: Final = "/openapi.json"
+
+_log: Final = logging.getLogger(__name__)
+
+_Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(
+    cluster: Cluster, settings: ApiSettings, routing: RoutingView, registry: Metrics
+) -> web.Application:
+    """Return the application that serves a node's whole API.
+
+    Run it without access log (`AppRunner(app, access_log=None)`): requests are counted, and a line
+    for each costs more than the request.
+    """
+    service = Service(cluster, settings)
+    registry.observe_cluster(cluster)
+    endpoints = [
+        *timestamps.endpoints(service),
+        *participants.endpoints(service),
+        *batch.endpoints(service),
+        *topology.endpoints(service, routing),
+        *health.endpoints(service),
+        *metrics.endpoints(service, registry),
+    ]
+    endpoints.append(_openapi_endpoint(service, endpoints))
+    app = web.Application(
+        client_max_size=settings.greatest_body_bytes,
+        handler_args={
+            "auto_decompress": False,
+            "keepalive_timeout": settings.keep_alive_s,
+            "max_line_size": settings.greatest_header_bytes,
+            "max_field_size": settings.greatest_header_bytes,
+            "max_headers": settings.greatest_headers,
+        },
+    )
+    _add_routes(app, service.replies, endpoints, registry)
+    return app
+
+
+def _openapi_endpoint(service: Service, others: Sequence[Endpoint]) -> Endpoint:
+    described = b""
+
+    async def show(_: web.Request) -> Reply:
+        return service.replies.of_bytes(200, "application/json", described)
+
+    endpoint = Endpoint(
+        method="GET",
+        path=OPENAPI_PATH,
+        operation="getOpenApi",
+        summary="This document",
+        tag="openapi",
+        handler=show,
+        answer=dict,
+    )
+    described = msgspec.json.encode(openapi.document([*others, endpoint], VERSION))
+    return endpoint
+
+
+def _add_routes(
+    app: web.Application, replies: Replies, endpoints: Sequence[Endpoint], registry: Metrics
+) -> None:
+    """Add each endpoint, and what answers wrong methods and unknown paths.
+
+    Those are routes like the others, so that no middleware has to wrap every request to catch them.
+    """
+    expect = _expect(replies)
+    methods: dict[str, list[str]] = {}
+    for endpoint in endpoints:
+        serve = _wrap(endpoint, replies, registry.route(endpoint.path, endpoint.method))
+        app.router.add_route(endpoint.method, endpoint.path, serve, expect_handler=expect)
+        allowed = methods.setdefault(endpoint.path, [])
+        allowed.append(endpoint.method)
+        if endpoint.method == "GET":
+            app.router.add_route("HEAD", endpoint.path, serve)
+            allowed.append("HEAD")
+    for path, allowed in methods.items():
+        app.router.add_route(
+            "*", path, _answer(replies, _method_not_allowed(allowed), registry.route(path, "*"))
+        )
+    unknown = Problem("NOT_FOUND", "No resource of this API has this path.")
+    app.router.add_route("*", "/{unknown:.*}", _answer(replies, unknown, registry.route("*", "*")))
+
+
+def _wrap(endpoint: Endpoint, replies: Replies, counted: RouteMetrics) -> _Serve:
+    handler = endpoint.handler
+    known = endpoint.query_parameters()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        started = perf_counter()
+        try:
+            if "?" in request.raw_path:
+                refuse_unknown_parameters(request, known)
+            reply = await handler(request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            reply = replies.problem(_problem(error, endpoint))
+        counted.observe(reply.status, perf_counter() - started)
+        return reply
+
+    return serve
+
+
+def _problem(error: Exception, endpoint: Endpoint) -> Problem:
+    problem = of_exception(error)
+    if problem is None:
+        _log.error("%s failed", endpoint.operation, exc_info=error)
+        return INTERNAL
+    return problem
+
+
+def _answer(replies: Replies, problem: Problem, counted: RouteMetrics) -> _Serve:
+    """Return what answers every request with the same problem."""
+
+    async def serve(_: web.Request) -> web.StreamResponse:
+        counted.observe(problem.status, 0.0)
+        return replies.problem(problem)
+
+    return serve
+
+
+def _expect(replies: Replies) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """Return what answers `Expect`: go on with the body, or a problem."""
+
+    async def go_on(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+            return replies.problem(
+                Problem("EXPECTATION_FAILED", "Only 100-continue can be expected.")
+            )
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    return go_on
+
+
+def _method_not_allowed(allowed: Sequence[str]) -> Problem:
+    return Problem(
+        "METHOD_NOT_ALLOWED", f"This path takes {', '.join(allowed)}.", allow=tuple(allowed)
+    )

@@ -1,0 +1,114 @@
+"""Endpoints as data: what the router serves is what the OpenAPI document describes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from api.cluster import Consistency
+from api.replies import Reply
+from api.shapes import PageLimit
+
+Handler = Callable[[web.Request], Awaitable[Reply]]
+
+WRITE_ERRORS: Final = (
+    "OUTCOME_UNKNOWN",
+    "NO_QUORUM",
+    "REQUEST_EXPIRED",
+    "OVERLOADED",
+    "SESSION_WINDOW_EXCEEDED",
+    "IDEMPOTENCY_TABLE_FULL",
+    "IDEMPOTENCY_KEY_REUSED",
+    "INVALID_FIELD",
+    "INVALID_COMMAND",
+    "REQUEST_TOO_LARGE",
+    "STORAGE_FULL",
+    "VERSION_NOT_ACTIVE",
+)
+"""What any request can be answered that proposes something."""
+
+READ_ERRORS: Final = ("NO_QUORUM", "INVALID_FIELD", "STATE_DAMAGED")
+"""What any request can be answered that reads the state."""
+
+OPERATE_ERRORS: Final = ("NO_QUORUM", "OUTCOME_UNKNOWN", "INVALID_FIELD")
+"""What any request can be answered that changes the cluster itself."""
+
+BODY_ERRORS: Final = (
+    "MALFORMED_JSON",
+    "DUPLICATE_KEY",
+    "NOT_JSON",
+    "REQUEST_TOO_LARGE",
+    "BODY_TIMEOUT",
+    "INVALID_FIELD",
+)
+"""What any request can be answered that has a body."""
+
+COMMON_ERRORS: Final = ("INVALID_FIELD", "INTERNAL_ERROR")
+"""What any request can be answered: a parameter that it does not take, and our own failures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """A parameter of the query, or of the path when the path names it."""
+
+    name: str
+    type: Any
+    """A type that msgspec can describe."""
+    description: str
+
+
+CONSISTENCY: Final = Parameter(
+    name="consistency",
+    type=Consistency,
+    description="`linearizable` unless given; `local` reads what the node has applied.",
+)
+
+PAGE: Final = (
+    Parameter(name="limit", type=PageLimit, description="At most so many items; 100 unless given."),
+    Parameter(name="cursor", type=str, description="`nextCursor` of the page before."),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """One method of one path."""
+
+    method: str
+    path: str
+    """With its variables in braces; also the label of its metrics."""
+    operation: str
+    """The operation's name for generated clients, unique."""
+    summary: str
+    tag: str
+    handler: Handler
+    answer: Any
+    """The type of a successful answer, or None when it is not JSON."""
+    described: tuple[type[msgspec.Struct], ...] = ()
+    """Further types that the schema of the answer refers to."""
+    status: int = 200
+    body: Any = None
+    """The type of the body, or None when it takes none."""
+    body_required: bool = True
+    parameters: tuple[Parameter, ...] = ()
+    """Variables of the path and parameters of the query."""
+    errors: tuple[str, ...] = ()
+    """Codes of the problems that it can answer, besides those of its kind."""
+    writes: bool = False
+    """It takes `Idempotency-Key`, and a repetition answers `Idempotency-Replayed`."""
+    keyed: bool = False
+    """It takes `Idempotency-Key`, but doing it twice is harmless by its nature."""
+    timed: bool = False
+    """It takes `Tidelock-Timeout-Ms`."""
+    media_type: str = "application/json"
+
+    def query_parameters(self) -> frozenset[str]:
+        return frozenset(
+            parameter.name for parameter in self.parameters if not self.in_path(parameter)
+        )
+
+    def in_path(self, parameter: Parameter) -> bool:
+        return f"{{{parameter.name}}}" in self.path

@@ -1,0 +1,250 @@
+"""Problems: every answer that is not a success, as RFC 9457 wants it.
+
+One table says which status, title and advice belong to a code. A code that a rejection, an
+exception or a check can carry is in it, or the test of this table fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final, NoReturn
+
+import msgspec
+
+from api.cluster import (
+    MembershipError,
+    NoQuorumError,
+    OutcomeUnknownError,
+    OverloadedError,
+    RequestTooLargeError,
+    StorageFullError,
+)
+from api.routing import RejoinRefusedError
+from statemachine.outcomes import Rejected
+from statemachine.paging import InvalidCursorError
+from statemachine.store import DamagedStateError
+
+RETRY_AFTER_S: Final = 1
+"""What `Retry-After` says: elections end well within a second."""
+
+GREATEST_MESSAGE: Final = 300
+"""Characters of a message that may quote the client; what is longer is cut."""
+
+
+class ProblemKind(msgspec.Struct, frozen=True):
+    """What is the same in every problem of one code."""
+
+    status: int
+    title: str
+    retryable: bool = False
+    """The same request may succeed when sent again, unchanged."""
+
+
+KINDS: Final[dict[str, ProblemKind]] = {
+    "MALFORMED_JSON": ProblemKind(400, "The body is not well-formed JSON"),
+    "DUPLICATE_KEY": ProblemKind(400, "An object of the body names a key twice"),
+    "MALFORMED_REQUEST": ProblemKind(400, "The request is not well-formed HTTP"),
+    "NOT_FOUND": ProblemKind(404, "There is nothing at this path"),
+    "EVENT_NOT_FOUND": ProblemKind(404, "No such event is stored"),
+    "PARTICIPANT_NOT_FOUND": ProblemKind(404, "No such participant is known"),
+    "NODE_NOT_FOUND": ProblemKind(404, "No such node belongs to the cluster"),
+    "METHOD_NOT_ALLOWED": ProblemKind(405, "The path does not take this method"),
+    "BODY_TIMEOUT": ProblemKind(408, "The body did not arrive in time", retryable=True),
+    "CLOCK_OVERFLOW": ProblemKind(409, "The clock cannot hold the timestamp"),
+    "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
+    "VERSION_UNKNOWN": ProblemKind(409, "No node knows this version"),
+    "MEMBERSHIP_REFUSED": ProblemKind(409, "The members of the cluster stay as they are"),
+    "REJOIN_REFUSED": ProblemKind(409, "The node cannot come back into rotation yet"),
+    "REQUEST_TOO_LARGE": ProblemKind(413, "The request is too large"),
+    "NOT_JSON": ProblemKind(415, "The body is not declared as JSON"),
+    "EXPECTATION_FAILED": ProblemKind(417, "The expectation cannot be met"),
+    "INVALID_FIELD": ProblemKind(422, "A field has a value that it cannot have"),
+    "INVALID_COMMAND": ProblemKind(422, "The operation cannot be done with these values"),
+    "IDEMPOTENCY_KEY_REUSED": ProblemKind(422, "The idempotency key belongs to another request"),
+    "OVERLOADED": ProblemKind(429, "The node has more requests than it can take", retryable=True),
+    "IDEMPOTENCY_TABLE_FULL": ProblemKind(
+        429, "No more idempotency keys can be remembered now", retryable=True
+    ),
+    "SESSION_WINDOW_EXCEEDED": ProblemKind(
+        429, "The node has more requests under way than it can take", retryable=True
+    ),
+    "INTERNAL_ERROR": ProblemKind(500, "The node failed to answer"),
+    "NO_QUORUM": ProblemKind(503, "No majority of the nodes confirms a leader", retryable=True),
+    "OUTCOME_UNKNOWN": ProblemKind(503, "The outcome was not learnt in time", retryable=True),
+    "REQUEST_EXPIRED": ProblemKind(503, "The request expired and was not applied", retryable=True),
+    "NOT_READY": ProblemKind(503, "The node cannot serve now", retryable=True),
+    "NOT_LEADER": ProblemKind(503, "The node is not a confirmed leader", retryable=True),
+    "STATE_DAMAGED": ProblemKind(503, "The node's copy of the state is damaged", retryable=True),
+    "STORAGE_FULL": ProblemKind(507, "The cluster has no room for more"),
+}
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """What is wrong with one field."""
+
+    path: str
+    """As a client would write it, `operations[3].nodeId`; a header or a parameter by its name."""
+    message: str
+
+
+class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The members of `application/problem+json`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: tuple[FieldError, ...] = ()
+    retryable: bool | None = None
+
+
+class Problem(Exception):  # noqa: N818 - the RFC's word
+    """Raised where a request cannot be answered as asked; the wrapper of the handler sends it."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        allow: Sequence[str] = (),
+        kind: ProblemKind | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.kind = KINDS[code] if kind is None else kind
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.allow = tuple(allow)
+
+    @property
+    def status(self) -> int:
+        return self.kind.status
+
+    def within(self, path: str) -> Problem:
+        """Return the problem as that of a part at `path` of a larger request."""
+        errors = [FieldError(f"{path}.{error.path}", error.message) for error in self.errors]
+        return Problem(self.code, f"{path}.{self.detail}", errors=errors, kind=self.kind)
+
+    def body(self) -> ProblemBody:
+        return ProblemBody(
+            type=f"urn:problem-type:tidelock:{self.code.lower().replace('_', '-')}",
+            title=self.kind.title,
+            status=self.kind.status,
+            detail=self.detail[:GREATEST_MESSAGE],
+            code=self.code,
+            errors=self.errors,
+            retryable=self.kind.retryable,
+        )
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that the status calls for."""
+        headers = {}
+        if self.allow:
+            headers["Allow"] = ", ".join(self.allow)
+        if self.kind.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            headers["Retry-After"] = str(RETRY_AFTER_S)
+        return headers
+
+
+def refuse_field(path: str, message: str) -> NoReturn:
+    """Raise the problem of one invalid field."""
+    raise Problem(
+        "INVALID_FIELD",
+        f"{path}: {message}" if path else message,
+        errors=[FieldError(path, message[:GREATEST_MESSAGE])],
+    )
+
+
+def refuse_size(path: str, size_bytes: int, limit_bytes: int) -> NoReturn:
+    """Raise the problem of one field, or a whole body, that exceeds its limit."""
+    message = f"has {size_bytes} bytes, at most {limit_bytes} are allowed"
+    raise Problem("REQUEST_TOO_LARGE", f"{path} {message}", errors=[FieldError(path, message)])
+
+
+def of_rejection(rejected: Rejected) -> Problem:
+    """Return the problem that a rejection by the state machine is."""
+    return Problem(rejected.code.value, rejected.detail)
+
+
+_MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_PLACE: Final = re.compile(r" - at `\$(?P<path>[^`]*)`\Z")
+
+
+def of_invalid_json(error: msgspec.ValidationError) -> Problem:
+    """Return the problem of a body that is JSON but not of the shape that was asked for."""
+    text = str(error)
+    place = _PLACE.search(text)
+    path = "" if place is None else place["path"]
+    message = text if place is None else text[: place.start()]
+    if found := _MISSING.match(message):
+        path, message = f"{path}.{found[1]}", "is required"
+    elif found := _UNKNOWN.match(message):
+        path, message = f"{path}.{found[1][:GREATEST_MESSAGE]}", "is not a field of this request"
+    path = path.removeprefix(".")
+    return Problem(
+        "INVALID_FIELD",
+        f"{path}: {message}" if path else message,
+        errors=[FieldError(path, message[:GREATEST_MESSAGE])],
+    )
+
+
+_NOT_APPLIED: Final = "Nothing was applied. Send the request again."
+
+_EXPECTED: Final[dict[type[Exception], tuple[str, str]]] = {
+    OutcomeUnknownError: (
+        "OUTCOME_UNKNOWN",
+        "The request may have been applied or may still be. Send it again with the same "
+        "Idempotency-Key: it is applied at most once.",
+    ),
+    NoQuorumError: (
+        "NO_QUORUM",
+        f"No majority confirmed a leader before the request's deadline. {_NOT_APPLIED}",
+    ),
+    OverloadedError: (
+        "OVERLOADED",
+        f"The queue of this node is full. {_NOT_APPLIED}",
+    ),
+    RequestTooLargeError: (
+        "REQUEST_TOO_LARGE",
+        "The encoded request exceeds 1 MiB, the greatest entry of the log. Nothing was applied. "
+        "Send it in parts.",
+    ),
+    StorageFullError: (
+        "STORAGE_FULL",
+        "State or disk has passed its limit, so nothing that would grow it is accepted. Give the "
+        "nodes more room, or shorten events.retention.",
+    ),
+    DamagedStateError: (
+        "STATE_DAMAGED",
+        "A stored value fails its checksum on this node. Ask another node.",
+    ),
+}
+
+
+def of_exception(error: Exception) -> Problem | None:
+    """Return the problem that an expected exception is, or None for one that nobody expected."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, InvalidCursorError):
+        return Problem("INVALID_FIELD", str(error), errors=[FieldError("cursor", str(error))])
+    if isinstance(error, MembershipError):
+        return _with_own_code(error.code, "MEMBERSHIP_REFUSED", str(error))
+    if isinstance(error, RejoinRefusedError):
+        return _with_own_code(error.code, "REJOIN_REFUSED", str(error))
+    expected = _EXPECTED.get(type(error))
+    return None if expected is None else Problem(*expected)
+
+
+def _with_own_code(code: str, kind_code: str, detail: str) -> Problem:
+    """Return a problem under the raiser's code; unless the table knows it, it is a conflict."""
+    return Problem(code, detail, kind=KINDS.get(code, KINDS[kind_code]))
+
+
+INTERNAL: Final = Problem(
+    "INTERNAL_ERROR", "The node failed in a way that its log describes. Ask another node."
+)

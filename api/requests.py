@@ -1,0 +1,195 @@
+"""What every request can carry: a body, a deadline, an idempotency key, a consistency, a page."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from hashlib import blake2b
+from typing import Final
+
+from aiohttp import web
+from multidict import istr
+
+from api.cluster import Consistency
+from api.errors import Problem, refuse_field, refuse_size
+from api.settings import (
+    DEFAULT_PAGE,
+    DEFAULT_TIMEOUT_MS,
+    GREATEST_NAME_LENGTH,
+    GREATEST_PAGE,
+    GREATEST_TIMEOUT_MS,
+    ApiSettings,
+)
+from statemachine.commands import IdempotencyKey
+
+CONTENT_TYPE: Final = istr("Content-Type")
+CONTENT_ENCODING: Final = istr("Content-Encoding")
+IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
+TIMEOUT: Final = istr("Tidelock-Timeout-Ms")
+
+GREATEST_KEY_LENGTH: Final = 200
+DIGEST_BYTES: Final = 16
+
+_VISIBLE_ASCII: Final = re.compile(rf"[!-~]{{1,{GREATEST_KEY_LENGTH}}}")
+_DECIMAL: Final = re.compile(r"[0-9]{1,19}")
+_JSON_TYPE: Final = re.compile(
+    r"application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*\"?utf-?8\"?[ \t]*)?;?[ \t]*",
+    re.IGNORECASE,
+)
+
+
+async def read_json(request: web.Request, settings: ApiSettings) -> bytes:
+    """Return the body, which must be declared as JSON.
+
+    Raises:
+        Problem: 415 when it is declared as something else; 408 and 413 as for `read_body`.
+    """
+    headers = request.headers
+    declared = headers.get(CONTENT_TYPE, "")
+    if declared != "application/json" and _JSON_TYPE.fullmatch(declared) is None:
+        raise Problem(
+            "NOT_JSON",
+            f"The body is declared as {declared[:100]!r}. Send JSON in UTF-8 with Content-Type: "
+            "application/json.",
+        )
+    encoding = headers.get(CONTENT_ENCODING)
+    if encoding is not None and encoding.lower() != "identity":
+        raise Problem(
+            "NOT_JSON",
+            f"The body is compressed ({encoding[:100]!r}). Send it as it is, without "
+            "Content-Encoding.",
+        )
+    return await read_body(request, settings)
+
+
+async def read_body(request: web.Request, settings: ApiSettings) -> bytes:
+    """Return the body as it was sent.
+
+    Raises:
+        Problem: 413 when it is larger than allowed, 408 when it does not arrive in time.
+    """
+    content = request.content
+    limit = settings.greatest_body_bytes
+    if content.is_eof():
+        # It came together with the headers, as small ones do: `request.read` would copy it twice.
+        body = content.read_nowait()
+        if len(body) > limit:
+            refuse_size("body", len(body), limit)
+        return body
+    declared = request.content_length
+    if declared is not None and declared > limit:
+        refuse_size("body", declared, limit)
+    parts = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            while chunk := await content.readany():
+                parts += chunk
+                if len(parts) > limit:
+                    refuse_size("body", len(parts), limit)
+    except TimeoutError:
+        raise Problem(
+            "BODY_TIMEOUT",
+            f"The body was not there {settings.body_timeout_s:g} s after its headers.",
+        ) from None
+    return bytes(parts)
+
+
+def timeout_ms(request: web.Request) -> int:
+    """Return the request's deadline, milliseconds from now."""
+    text = request.headers.get(TIMEOUT)
+    if text is None:
+        return DEFAULT_TIMEOUT_MS
+    timeout = _number(text)
+    if not 1 <= timeout <= GREATEST_TIMEOUT_MS:
+        refuse_field(TIMEOUT, f"must be an integer from 1 to {GREATEST_TIMEOUT_MS}")
+    return timeout
+
+
+def idempotency(request: web.Request, body: bytes, settings: ApiSettings) -> IdempotencyKey | None:
+    """Return the client's key with the digest of what was asked, None when it sent no key.
+
+    The digest is over the body as sent, before defaults are filled in: a retry through another
+    node is the same request although that node's defaults differ.
+    """
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    if _VISIBLE_ASCII.fullmatch(key) is None:
+        refuse_field(
+            IDEMPOTENCY_KEY, f"must be 1 to {GREATEST_KEY_LENGTH} visible ASCII characters"
+        )
+    asked = blake2b(f"{request.method} {request.path}\n".encode(), digest_size=DIGEST_BYTES)
+    asked.update(body)
+    return IdempotencyKey(
+        principal="", key=key, digest=asked.digest(), ttl_ms=settings.idempotency_ttl_ms
+    )
+
+
+def refuse_unknown_parameters(request: web.Request, known: frozenset[str]) -> None:
+    """Raise unless the query names each of its parameters once and all are known."""
+    query = request.query
+    for name in query:
+        if name not in known:
+            refuse_field(name[:GREATEST_NAME_LENGTH], "is not a parameter of this request")
+        if len(query.getall(name)) > 1:
+            refuse_field(name, "is given more than once")
+
+
+def consistency(request: web.Request) -> Consistency:
+    """Return how fresh a read must be; linearizable unless the query says otherwise."""
+    if "?" not in request.raw_path:
+        return Consistency.LINEARIZABLE
+    text = request.query.get("consistency")
+    if text is None:
+        return Consistency.LINEARIZABLE
+    try:
+        return Consistency(text)
+    except ValueError:
+        refuse_field("consistency", "must be linearizable or local")
+
+
+def page(request: web.Request) -> tuple[int, str | None]:
+    """Return the limit and the cursor of a list."""
+    limit = integer(request, "limit", DEFAULT_PAGE, least=1, greatest=GREATEST_PAGE)
+    return limit, request.query.get("cursor")
+
+
+def integer(request: web.Request, name: str, default: int, *, least: int, greatest: int) -> int:
+    """Return an integer of the query."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    number = _number(text)
+    if not least <= number <= greatest:
+        refuse_field(name, f"must be an integer from {least} to {greatest}")
+    return number
+
+
+def _number(text: str) -> int:
+    """Return a decimal number, or -1, which no bound here admits, when it is none."""
+    return -1 if _DECIMAL.fullmatch(text) is None else int(text)
+
+
+def name(path: str, text: str) -> str:
+    """Return `text` when it can be a name: of a participant, a kind of event, a source.
+
+    Length is checked again in bytes: the state keeps names in keys of bounded size.
+    """
+    if not text.isprintable() or not text:
+        refuse_field(path, "must be 1 or more printable characters")
+    if len(text) > GREATEST_NAME_LENGTH or (
+        not text.isascii() and len(text.encode(errors="replace")) > GREATEST_NAME_LENGTH
+    ):
+        refuse_field(path, f"must be at most {GREATEST_NAME_LENGTH} bytes of UTF-8")
+    return text
+
+
+def query_name(request: web.Request, path: str) -> str | None:
+    """Return a name of the query, None when it is not given."""
+    text = request.query.get(path)
+    return None if text is None else name(path, text)
+
+
+def path_name(request: web.Request, path: str) -> str:
+    """Return a name of the path."""
+    return name(path, request.match_info[path])

@@ -1,0 +1,33 @@
+"""What an operator can set of the HTTP interface."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+GREATEST_EVENT_DATA_BYTES: Final = 64 * 1024
+GREATEST_OPERATIONS: Final = 1_000
+GREATEST_TIMEOUT_MS: Final = 60_000
+DEFAULT_TIMEOUT_MS: Final = 5_000
+GREATEST_PAGE: Final = 1_000
+DEFAULT_PAGE: Final = 100
+GREATEST_NAME_LENGTH: Final = 128
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits that protect the node, and how fresh its knowledge must be to call itself ready."""
+
+    greatest_body_bytes: int = 2 * 1024 * 1024
+    """Of any request. The entry that a request becomes has a limit of its own, 1 MiB."""
+    greatest_header_bytes: int = 8 * 1024
+    """Of the request line, and of each header."""
+    greatest_headers: int = 64
+    body_timeout_s: float = 10.0
+    """How long a body may take to arrive once its headers are read."""
+    keep_alive_s: float = 75.0
+    """How long an idle connection stays open."""
+    idempotency_ttl_ms: int = 24 * 60 * 60 * 1000
+    """How long the outcome of a request with an Idempotency-Key is remembered, in elapsed time."""
+    quorum_fresh_ms: int = 1_000
+    """A leader that no quorum confirmed for longer does not count as one in /health."""

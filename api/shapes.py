@@ -1,0 +1,60 @@
+"""Shapes that several resources share: names, numbers, lists."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Generic, TypeVar
+
+import msgspec
+
+from api.settings import GREATEST_NAME_LENGTH, GREATEST_PAGE
+
+PRINTABLE: Final = r"^[^\u0000-\u001F\u007F-\u00A0]*$"
+
+END: Final = r"$(?!\n)"
+"""The end of a pattern: Python's `$` alone lets a last line feed pass."""
+
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=GREATEST_NAME_LENGTH,
+        description=f"Printable characters, at most {GREATEST_NAME_LENGTH} bytes of UTF-8.",
+        extra_json_schema={"pattern": PRINTABLE},
+    ),
+]
+
+Timestamp = Annotated[
+    int,
+    msgspec.Meta(
+        ge=0,
+        le=2**63 - 1,
+        description="A Lamport timestamp, written without fraction or exponent.",
+    ),
+]
+
+PageLimit = Annotated[int, msgspec.Meta(ge=1, le=GREATEST_PAGE)]
+
+SCHEMAS: Final = "#/components/schemas/{name}"
+"""Where the OpenAPI document keeps what is described once."""
+
+Item = TypeVar("Item")
+
+
+def reference(described: type[msgspec.Struct]) -> dict[str, str]:
+    """Return a reference to the schema of a type."""
+    return {"$ref": SCHEMAS.format(name=described.__name__)}
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The base of what clients send: a field that is not known is refused."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The base of what is answered."""
+
+
+class Page(msgspec.Struct, Generic[Item], frozen=True, kw_only=True, rename="camel"):
+    """A part of a list. The next part is asked for with `cursor`; the last has none."""
+
+    items: list[Item]
+    next_cursor: str | None
