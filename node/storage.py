@@ -252,6 +252,7 @@ class LmdbStorage:
     def start_copy(self, target: Path) -> Future[StateCopy]:
         """Commit, then write a compact copy of the state to the file `target` in a thread.
 
+        The copy is the state of this commit or of one soon after it: its `applied_index` tells.
         The file appears under its name only when it is complete and synced. Writes and
         checkpoints go on meanwhile.
 
