@@ -1,0 +1,100 @@
+"""`scripts/bench`: figures of three nodes on this machine, against their goals."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvloop
+from scripts.tidelock_scripts.figures import Figure, as_json, print_figures
+
+from scripts.tidelock_scripts.bench import failover, growth, steady
+from scripts.tidelock_scripts.bench.setting import Bench, echo_server
+from scripts.tidelock_scripts.local_cluster import ClusterError
+from scripts.tidelock_scripts.machine import describe_machine
+from scripts.tidelock_scripts.terminal import Terminal
+
+CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
+    "events": steady.events,
+    "batch": steady.batch,
+    "reads": steady.reads,
+    "latency": steady.latency,
+    "failover": failover.failover,
+    "pause": failover.pause,
+    "follower": failover.follower,
+    "growth": growth.growth,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    terminal = Terminal()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    machine = describe_machine()
+    terminal.line(", ".join(f"{name} {value}" for name, value in machine.items()))
+    terminal.line()
+    begun_at = time.monotonic()
+    figures: list[Figure] = []
+    failed: ClusterError | None = None
+    try:
+        uvloop.run(_run(options, terminal, figures))
+    except ClusterError as error:
+        failed = error
+    except KeyboardInterrupt:
+        print("scripts/bench: interrupted; the nodes are stopped and gone", file=sys.stderr)
+        return 130
+    if figures:
+        print_figures(figures, terminal)
+    if options.json:
+        options.json.write_bytes(as_json(machine, time.monotonic() - begun_at, figures))
+    if failed is not None:
+        print(f"scripts/bench: {failed}", file=sys.stderr)
+        return 1
+    return 0 if all(figure.met is not False for figure in figures) else 3
+
+
+async def _run(options: argparse.Namespace, terminal: Terminal, figures: list[Figure]) -> None:
+    async with echo_server() as echo_port:
+        bench = Bench(
+            seconds=options.seconds,
+            events=options.events,
+            kills=options.kills,
+            echo_port=echo_port,
+            terminal=terminal,
+            figures=figures,
+        )
+        for name in options.only or CASES:
+            await CASES[name](bench)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure three nodes on this machine. Exit status 3: a goal was not reached.",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="for each rate; default 5"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(CASES),
+        metavar="NAME",
+        help=f"a case, may be repeated: {', '.join(CASES)}",
+    )
+    parser.add_argument(
+        "--events", type=int, default=1_000_000, metavar="N", help="for growth; default 1000000"
+    )
+    parser.add_argument(
+        "--kills", type=int, default=30, metavar="N", help="for failover; default 30"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
