@@ -15,6 +15,8 @@ Integers are big-endian and unsigned, so that rows sort as their numbers do. A n
 by something else is *terminated*: it ends in a zero byte, and a zero byte within it is followed by
 0xFF, which UTF-8 never contains. So no name is a prefix of another's rows and names sort by code
 point.
+
+Keys that begin with a zero byte are the node's own; the state machine does not touch them.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ _TOO_MANY_TIMERS: Final = Rejected(
 
 
 class Machine:
-    """Applies entries to `store`, which nobody else may write.
+    """Applies entries to `store`, whose rows of `statemachine.keys` nobody else may write.
 
     Raises:
         UnsupportedStateError: a newer version of this program wrote the state.
@@ -156,10 +156,12 @@ class Machine:
         return self._state.digest
 
     @property
-    def checkpoint_digest(self) -> tuple[int, bytes] | None:
-        """The entry at which nodes compare themselves, and the digest after it."""
-        state = self._state
-        return (state.checkpoint_index, state.checkpoint_digest) if state.checkpoint_index else None
+    def checkpoint(self) -> tuple[int, bytes]:
+        """The entry at which nodes compare themselves, and the digest after it; (0, b"") at first.
+
+        It is part of the state: a node that installed a snapshot has it too.
+        """
+        return self._state.checkpoint_index, self._state.checkpoint_digest
 
     def outcome_of(self, session: bytes, sequence: int) -> UnitOutcome | None:
         """Return what `apply` answered to a unit, or None when it was not applied.

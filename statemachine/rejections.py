@@ -1,4 +1,8 @@
-"""Rejections that more than one command can answer."""
+"""Rejections that more than one command can answer.
+
+The sentence of a rejection, here and in other modules, is stored with the outcome and so is part of
+the digest: nodes that word it differently part. Another wording needs a version as a command does.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,104 @@
+"""Random logs: everything a log may hold, drawn from one seed."""
+
+from __future__ import annotations
+
+import random
+
+from statemachine.codec import encode_entry, encode_request, encode_unit
+from statemachine.commands import (
+    ActivateVersion,
+    AnyCommand,
+    ChangeRouting,
+    FireTimers,
+    IdempotencyKey,
+    JoinParticipant,
+    LeaveParticipant,
+    RecordEvent,
+    Request,
+    SyncClock,
+    TrimEvents,
+)
+from statemachine.timers import TimerKind
+
+NAMES = ["a", "b", "c", "a\0", "名"]
+SESSIONS = [bytes([number]) * 16 for number in range(3)]
+
+
+def random_log(seed: int, length: int) -> list[bytes]:
+    """Return encoded entries; equal arguments give equal entries."""
+    drawn = random.Random(seed)
+    wall_ms, elapsed_ms = 1_700_000_000_000, 0
+    sequences = dict.fromkeys(SESSIONS, 0)
+    sent: list[bytes] = []
+    entries: list[bytes] = []
+    for _ in range(length):
+        wall_ms += drawn.choice([-20, 0, 1, 50, 4_000])
+        elapsed_ms += drawn.choice([0, 1, 50, 4_000, 4_000, 700_000])
+        units: list[bytes] = []
+        for _ in range(drawn.randrange(4)):
+            if sent and drawn.random() < 0.2:
+                units.append(drawn.choice(sent[-20:]))
+                continue
+            session = drawn.choice(SESSIONS)
+            sequences[session] += drawn.choice([1, 1, 1, 2])
+            sequence = sequences[session]
+            watermark = max(1, sequence - drawn.randrange(6))
+            requests = [
+                encode_request(_request(drawn, wall_ms, elapsed_ms))
+                for _ in range(drawn.randrange(5))
+            ]
+            units.append(encode_unit(session, sequence, watermark, requests))
+            sent.append(units[-1])
+        entries.append(encode_entry(wall_ms, elapsed_ms, units))
+    return entries
+
+
+def _request(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> Request:
+    key = None
+    if drawn.random() < 0.4:
+        digest = drawn.choice([b"d", b"d", b"e"]) * 16
+        text = str(drawn.randrange(30))
+        key = IdempotencyKey(drawn.choice("pq"), text, digest, drawn.choice([0, 9_000, 900_000]))
+    wanted = [_command(drawn, wall_ms, elapsed_ms) for _ in range(drawn.randrange(4))]
+    return Request(elapsed_ms + drawn.choice([-1, 0, 5_000, 900_000]), key, tuple(wanted))
+
+
+def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
+    name = drawn.choice(NAMES)
+    match drawn.randrange(12):
+        case 0 | 1 | 2 | 3:
+            return RecordEvent(node_id=name, event_type="t", event_data=b"1" * drawn.randrange(9))
+        case 4 | 5:
+            return SyncClock(
+                node_id=name,
+                source_node_id="m",
+                source_event_id=drawn.choice(["", "e"]),
+                timestamp=drawn.choice([0, 3, drawn.randrange(10**6), 2**63 - 1]),
+                event_type="s",
+                event_data=b"",
+            )
+        case 6:
+            return JoinParticipant(node_id=name)
+        case 7:
+            return LeaveParticipant(node_id=name)
+        case 8:
+            return ChangeRouting(
+                node_id=name, state=drawn.choice(["HEALTHY", "FAILED", "?"]), reason="r"
+            )
+        case 9:
+            return ActivateVersion(version=drawn.randrange(3))
+        case 10:
+            return TrimEvents(
+                before_wall_ms=wall_ms - drawn.randrange(5_000), limit=drawn.randrange(20)
+            )
+        case _:
+            return FireTimers(timers=_timers(drawn, elapsed_ms))
+
+
+def _timers(drawn: random.Random, elapsed_ms: int) -> tuple[tuple[int, int, bytes], ...]:
+    """Guess timers: most do not stand, which must do no harm."""
+    guesses = [
+        (max(0, elapsed_ms - drawn.randrange(5)), int(TimerKind.SESSION_EXPIRY), session)
+        for session in SESSIONS
+    ]
+    return tuple(drawn.sample(guesses, drawn.randrange(len(guesses) + 1)))

@@ -1,0 +1,117 @@
+"""Every command in every version: done when that is active, else refused and without effect."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from statemachine import gates
+from statemachine.commands import (
+    ActivateVersion,
+    AnyCommand,
+    ChangeRouting,
+    Command,
+    FireTimers,
+    JoinParticipant,
+    LeaveParticipant,
+    TrimEvents,
+)
+from statemachine.machine import Machine
+from statemachine.outcomes import Applied, RejectionCode, VersionActivated
+from statemachine.state import MachineState, UnsupportedStateError, encode_state
+from tests.statemachine.building import START_MS, Log, code, record, result, sync
+
+NEWEST = 4
+VERSIONS = range(1, NEWEST + 1)
+
+SAMPLES: dict[type[Command], AnyCommand] = {
+    type(sample): sample
+    for sample in (
+        record("a"),
+        sync("a", 3),
+        JoinParticipant(node_id="a"),
+        LeaveParticipant(node_id="there"),
+        ChangeRouting(node_id="n1", state="FAILED", reason="r"),
+        FireTimers(timers=()),
+        ActivateVersion(version=1),
+        TrimEvents(before_wall_ms=START_MS + 1, limit=10),
+    )
+}
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """A log whose program knows versions that no release has brought yet."""
+    monkeypatch.setattr(gates, "SUPPORTED_VERSION", NEWEST)
+    log = Log()
+    log.do(record("there"))
+    return log
+
+
+def test_every_command_has_a_version_and_a_sample() -> None:
+    assert set(gates.SINCE) == set(SAMPLES) == set(get_args(AnyCommand))
+
+
+def test_a_release_knows_every_version_that_its_commands_need() -> None:
+    assert max(gates.SINCE.values()) == gates.SUPPORTED_VERSION
+    assert min(gates.SINCE.values()) == MachineState().active_version
+
+
+@pytest.mark.parametrize("active", VERSIONS)
+@pytest.mark.parametrize("since", VERSIONS)
+@pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
+def test_a_command_is_done_exactly_from_its_version_on(
+    kind: type[Command], since: int, active: int, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.do(ActivateVersion(version=active))
+    monkeypatch.setitem(gates.SINCE, kind, since)
+    rows = [row for row in log.store.items() if row[0][:1] in b"ELNPRIT"]
+    outcome = log.do(SAMPLES[kind])
+    if active >= since:
+        assert isinstance(outcome, Applied)
+    else:
+        assert code(outcome) is RejectionCode.VERSION_NOT_ACTIVE
+        assert [row for row in log.store.items() if row[0][:1] in b"ELNPRIT"] == rows
+
+
+@pytest.mark.parametrize(
+    ("active", "wanted", "then"),
+    [(1, 1, 1), (1, 2, 2), (1, NEWEST, NEWEST), (3, 2, 3), (3, 0, 3), (3, -(2**63), 3)],
+)
+def test_versions_only_rise(active: int, wanted: int, then: int, log: Log) -> None:
+    log.do(ActivateVersion(version=active))
+    assert result(log.do(ActivateVersion(version=wanted))) == VersionActivated(version=then)
+    assert log.machine.active_version == then
+
+
+@pytest.mark.parametrize("wanted", [NEWEST + 1, 2**64 - 1])
+def test_a_version_that_the_program_does_not_know_is_refused(wanted: int, log: Log) -> None:
+    assert code(log.do(ActivateVersion(version=wanted))) is RejectionCode.VERSION_UNKNOWN
+    assert log.machine.active_version == 1
+
+
+def test_a_version_is_active_for_the_next_command_of_the_same_request(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gates.SINCE, type(record()), 2)
+    before, _, after = log.send(record("a"), ActivateVersion(version=2), record("a")).outcomes
+    assert code(before) is RejectionCode.VERSION_NOT_ACTIVE
+    assert isinstance(after, Applied)
+
+
+def test_an_older_program_does_not_open_a_state_with_a_newer_active_version(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.do(ActivateVersion(version=NEWEST))
+    Machine(log.store)
+    monkeypatch.setattr(gates, "SUPPORTED_VERSION", NEWEST - 1)
+    with pytest.raises(UnsupportedStateError, match=f"version {NEWEST} is active"):
+        Machine(log.store)
+
+
+def test_a_program_does_not_open_a_state_with_rows_of_another_layout() -> None:
+    log = Log()
+    log.store.put(b"M", encode_state(MachineState(layout=2)))
+    with pytest.raises(UnsupportedStateError, match="layout 2"):
+        Machine(log.store)
