@@ -15,6 +15,7 @@ from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
     ActivateVersion,
     ChangeRouting,
+    Command,
     FireTimers,
     JoinParticipant,
     LeaveParticipant,
@@ -163,7 +164,8 @@ def test_the_digest_never_changes_between_releases(monkeypatch: pytest.MonkeyPat
         patched.setattr(idempotency, "GREATEST_COUNT", 0)
         log.send(record(), idempotency=key())
     with monkeypatch.context() as patched:
-        patched.setattr(gates, "SINCE", {**gates.SINCE, RecordEvent: 2})
+        since: dict[type[Command], int] = {**gates.SINCE, RecordEvent: 2}
+        patched.setattr(gates, "SINCE", since)
         log.send(record())
     assert log.machine.digest.hex() == GOLDEN_DIGEST
 
