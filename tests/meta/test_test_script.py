@@ -1,0 +1,107 @@
+"""What scripts/test runs, in which order, and whether its exit status tells the truth."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.meta.documents import ROOT
+
+CHECKS = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
+
+
+class Checkout:
+    """A checkout whose environment is in place and holds pretended tools."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls = folder / "calls"
+        for part in ["scripts", "sdk", ".venv/bin"]:
+            (folder / part).mkdir(parents=True)
+        for name in ["_bootstrap", "test"]:
+            shutil.copy(ROOT / "scripts" / name, folder / "scripts")
+        for file in ["uv.lock", "pyproject.toml", "sdk/pyproject.toml"]:
+            (folder / file).touch()
+        for name in ["ruff", "mypy", "lint-imports"]:
+            self.tool(name, "exit 0")
+        self.tool("python", "echo '== 3 passed in 0.01s =='")
+        fingerprint = ". scripts/_bootstrap; _fingerprint >.venv/.made-from"
+        subprocess.run(["bash", "-c", fingerprint], cwd=folder, check=True)
+
+    def tool(self, name: str, text: str) -> None:
+        file = self.folder / ".venv" / "bin" / name
+        file.write_text(f'#!/bin/sh\necho "{name} $*" >>"{self.calls}"\n{text}\n')
+        file.chmod(0o755)
+
+    def test(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.folder / "scripts" / "test", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def called(self) -> list[str]:
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path / "checkout")
+
+
+def test_it_runs_every_check_and_then_the_quick_tests(checkout: Checkout) -> None:
+    done = checkout.test()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert checkout.called() == [*CHECKS, "python -m pytest -n 2 -m not long"]
+
+
+def test_it_ends_with_the_summary_of_pytest(checkout: Checkout) -> None:
+    assert checkout.test().stdout.splitlines()[-1] == "== 3 passed in 0.01s =="
+
+
+def test_long_leaves_no_test_out(checkout: Checkout) -> None:
+    checkout.test("--long")
+    assert checkout.called()[-1] == "python -m pytest -n 2"
+
+
+def test_other_arguments_go_to_pytest(checkout: Checkout) -> None:
+    checkout.test("--long", "tests/unit", "-k", "lamport")
+    assert checkout.called()[-1] == "python -m pytest -n 2 tests/unit -k lamport"
+
+
+def test_check_runs_no_test_and_takes_no_arguments_for_one(checkout: Checkout) -> None:
+    assert checkout.test("--check").returncode == 0
+    assert checkout.called() == CHECKS
+    assert checkout.test("--check", "tests/unit").returncode == 1
+    assert checkout.called() == CHECKS
+
+
+@pytest.mark.parametrize(
+    ("tool", "named"),
+    [("mypy", "mypy"), ("lint-imports", "import contracts"), ("python", "tests")],
+)
+def test_what_fails_is_named_at_the_end_and_the_rest_still_runs(
+    checkout: Checkout, tool: str, named: str
+) -> None:
+    checkout.tool(tool, "exit 3")
+    done = checkout.test()
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"tidelock: failed: {named}"
+    assert len(checkout.called()) == len(CHECKS) + 1
+
+
+def test_no_test_found_is_a_failure(checkout: Checkout) -> None:
+    checkout.tool("python", "exit 5")
+    assert checkout.test("-k", "no such test").returncode == 1
+
+
+def test_help_needs_no_environment(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.folder / ".venv")
+    assert checkout.test("--help").returncode == 0
+    assert checkout.called() == []
