@@ -38,6 +38,8 @@ from statemachine.outcomes import UnitOutcome
 
 logger = logging.getLogger(__name__)
 
+_ALIVE_INTERVAL_S = 1.0
+
 _IMMEDIATE_KINDS = frozenset(
     (
         Kind.CONFIRM,
@@ -174,11 +176,14 @@ class Engine(LinkEvents):
             self.counters,
         )
         self.admission = Admission(self, bootstrap=bootstrap)
-        self._divergence = Divergence(self.membership)
+        self.divergence = Divergence(self.membership)
         self.on_diverged: Callable[[], None] = lambda: runtime.stop("the state diverged")
         self.on_regressed: Callable[[], None] = lambda: runtime.stop(
             "the disk holds less than this node acknowledged; empty it to rejoin"
         )
+        self.on_clock_sample: Callable[[str, int, int], None] = lambda _peer, _wall, _trip: None
+        """Called on a leader with a peer, its wall clock in ms and the round trip in ms."""
+        self.on_configuration: list[Callable[[Configuration], None]] = []
         self.on_role_change: list[Callable[[], None]] = []
         self.peers: dict[str, PeerContact] = {}
         self._heard_at: dict[str, float] = {}
@@ -193,6 +198,7 @@ class Engine(LinkEvents):
         self._ran_at = runtime.monotonic()
         self._published_digest = self.machine.checkpoint[0]
         self._known_commit = 0
+        self._alive_due = 0.0
 
     def _align_journal(self) -> None:
         """State and journal were written separately: make the journal continue the state.
@@ -243,6 +249,10 @@ class Engine(LinkEvents):
         self.proposals.expire(now)
         self.reads.expire(now)
         self.admission.on_timer(now)
+        if now >= self._alive_due:
+            self._alive_due = now + _ALIVE_INTERVAL_S
+            for peer in self._replicated_peers():
+                self.links.send(peer, (int(Kind.ALIVE),))
         self.kick()
 
     # --- callers
@@ -358,6 +368,7 @@ class Engine(LinkEvents):
                 raise AssertionError(f"applied entry {index} is not in the journal")
             outcomes = self.machine.apply(index, term, payload)
             self._storage.end_entry()
+            self.divergence.note_own(self.machine.applied_index, self.machine.digest)
         except Exception as error:
             logger.critical("apply failed", exc_info=True, extra={"index": index})
             self._runtime.stop(f"entry {index} cannot be applied: {error!r}")
@@ -396,6 +407,8 @@ class Engine(LinkEvents):
             for member in (*configuration.voters, *configuration.learners)
             if member.node_id != self.identity.node_id
         }
+        for callback in self.on_configuration:
+            callback(configuration)
         # Nodes of the configuration file stay reachable: one of them may come to be admitted.
         self.links.set_peers({**self.initial_peers, **addresses})
         self.kick()
@@ -403,7 +416,7 @@ class Engine(LinkEvents):
     def _install(self, incoming: IncomingCopy, index: int, term: int) -> None:
         """Replace the state by a received copy: first the state, then the journal."""
         try:
-            self._storage.install(incoming)
+            self._storage.install_copy(incoming)
             self.machine.reload()
             if self.machine.applied_index != index:
                 raise AssertionError(
@@ -415,7 +428,7 @@ class Engine(LinkEvents):
             self._runtime.stop(f"the snapshot cannot be installed: {error!r}")
         self.raft.restore_applied(index)
         self.membership.on_snapshot(self._storage.get(CONFIGURATION_KEY))
-        self._divergence.forget()
+        self.divergence.forget()
         self._published_digest = self.machine.checkpoint[0]
         self.proposals.on_snapshot(self.machine.outcome_of)
         self.reads.on_applied(index)
@@ -484,6 +497,7 @@ class Engine(LinkEvents):
     def on_disconnected(self, peer: str) -> None:
         self.transport.discard(peer)
         self.raft.interrupt_sending(peer)
+        self.divergence.on_disconnected(peer)
         self.election.on_link_lost(peer)
         self.kick()
 
@@ -550,6 +564,13 @@ class Engine(LinkEvents):
                 self.snapshots.on_chunk(peer, frame)
             case Kind.DIGEST:
                 self._on_digest(peer, frame[1], frame[2])
+            case Kind.DIGEST_REQUEST:
+                reply = (self.machine.applied_index, self.machine.digest)
+                self.links.send(peer, (int(Kind.DIGEST_REPLY), *reply))
+            case Kind.DIGEST_REPLY:
+                self.divergence.on_reply(peer, frame[1], frame[2])
+            case Kind.ALIVE:
+                pass
             case Kind.BOOTSTRAP:
                 self.admission.on_bootstrap(peer, frame[1])
             case Kind.MEMBERSHIP_REQUEST:
@@ -596,21 +617,33 @@ class Engine(LinkEvents):
         self._appending.on_append(peer, frame)
 
     def _on_confirm(self, peer: str, frame: Frame) -> None:
-        _, term, number, elapsed_ms = frame
+        _, term, number, elapsed_ms, confirmed_age_ms = frame
         if term < self.raft.term:
             self.links.send(peer, (int(Kind.TERM_HINT), self.raft.term))
         elif term == self.raft.term and self.raft.leader_id == peer:
             self.stamps.heard(elapsed_ms)
+            self.reads.leader_was_confirmed(confirmed_age_ms)
             fill = int(self._storage.fill_ratio * 1000)
             self.links.send(
-                peer, (int(Kind.CONFIRM_REPLY), term, number, self.raft.last_applied, fill)
+                peer,
+                (
+                    int(Kind.CONFIRM_REPLY),
+                    term,
+                    number,
+                    self.raft.last_applied,
+                    fill,
+                    self._runtime.wall_ms(),
+                ),
             )
         # A newer term arrives by append_entries, which may change it durably.
 
     def _on_confirm_reply(self, peer: str, frame: Frame) -> None:
-        _, term, number, _, fill = frame
+        _, term, number, _, fill, wall_ms = frame
         if term == self.raft.term and self.raft.is_leader and self._is_from_member(peer):
             self._fill_of_peers[peer] = fill / 1000
+            round_trip_s = self.reads.round_trip_s(number)
+            if round_trip_s is not None:
+                self.on_clock_sample(peer, wall_ms, int(round_trip_s * 1000))
             if self.membership.votes(peer):
                 self.reads.on_confirm_reply(peer, number)
 
@@ -634,7 +667,7 @@ class Engine(LinkEvents):
             self._judge(peer, index, digest)
 
     def _judge(self, node_id: str, index: int, digest: bytes) -> None:
-        match self._divergence.report(node_id, index, digest):
+        match self.divergence.report(node_id, index, digest):
             case Verdict.AGREED:
                 self.halted = False
             case Verdict.MINORITY:
@@ -643,6 +676,13 @@ class Engine(LinkEvents):
             case Verdict.SPLIT:
                 logger.critical("the nodes' states differ at %d and none has a majority", index)
                 self.halted = True
+
+    def compare_digest(self, peer: str, on_result: Callable[[bool | None, int], None]) -> None:
+        """Ask a peer for its digest and compare it with this node's at the same index."""
+        if not self.links.is_connected(peer):
+            on_result(None, 0)
+        elif self.divergence.compare(peer, on_result):
+            self.links.send(peer, (int(Kind.DIGEST_REQUEST),))
 
     # --- compaction
 

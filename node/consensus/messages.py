@@ -41,9 +41,9 @@ class Kind(enum.IntEnum):
     TIMEOUT_NOW = 17
     """term of the leader that hands over."""
     CONFIRM = 20
-    """term, round, elapsed ms: does this quorum still follow me?"""
+    """term, round, elapsed ms, ms since a quorum last did: do you still follow me?"""
     CONFIRM_REPLY = 21
-    """term, round, applied index, fill ratio in thousandths."""
+    """term, round, applied index, fill ratio in thousandths, wall ms."""
     FORWARD = 30
     """sequence, unit: propose this for me."""
     FORWARD_REFUSED = 31
@@ -57,6 +57,9 @@ class Kind(enum.IntEnum):
     """snapshot id, offset."""
     SNAPSHOT_CHUNK = 42
     """snapshot id, offset, data (empty: no longer held)."""
+    ALIVE = 25
+    """Sent to every peer now and then, so that a connection which carries nothing else shows when
+    it is dead."""
     BOOTSTRAP = 50
     """The first configuration of a new cluster."""
     MEMBERSHIP_REQUEST = 51
@@ -65,6 +68,10 @@ class Kind(enum.IntEnum):
     """id, code (empty: done), detail."""
     DIGEST = 53
     """index, digest of the state after it."""
+    DIGEST_REQUEST = 54
+    """What is your digest, and at which index?"""
+    DIGEST_REPLY = 55
+    """index, digest."""
 
 
 class RefusalReason(enum.StrEnum):
@@ -89,8 +96,9 @@ _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
     Kind.PRE_VOTE_REQUEST: (int, int, int),
     Kind.PRE_VOTE: (int,),
     Kind.TIMEOUT_NOW: (int,),
-    Kind.CONFIRM: (int, int, int),
-    Kind.CONFIRM_REPLY: (int, int, int, int),
+    Kind.CONFIRM: (int, int, int, int),
+    Kind.CONFIRM_REPLY: (int, int, int, int, int),
+    Kind.ALIVE: (),
     Kind.FORWARD: (int, bytes),
     Kind.FORWARD_REFUSED: (int, str),
     Kind.READ_INDEX: (int,),
@@ -102,6 +110,8 @@ _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
     Kind.MEMBERSHIP_REQUEST: (int, str, str, str, str, str),
     Kind.MEMBERSHIP_REPLY: (int, str, str),
     Kind.DIGEST: (int, bytes),
+    Kind.DIGEST_REQUEST: (),
+    Kind.DIGEST_REPLY: (int, bytes),
 }
 
 _pack = msgpack.Packer().pack

@@ -142,9 +142,28 @@ class Reads:
 
     def _send_round(self, current: _Round, now: float) -> None:
         current.sent_at = now
-        frame = (int(Kind.CONFIRM), self._raft.term, current.number, self._elapsed_ms())
+        age_s = min(now - self.quorum_confirmed_at, 3600.0)
+        frame = (
+            int(Kind.CONFIRM),
+            self._raft.term,
+            current.number,
+            self._elapsed_ms(),
+            int(age_s * 1000),
+        )
         for peer in self._membership.other_voters:
             self._links.send(peer, frame)
+
+    def leader_was_confirmed(self, age_ms: int) -> None:
+        """Follower: the leader says how long ago a quorum confirmed it."""
+        confirmed_at = self._runtime.monotonic() - age_ms / 1000
+        self.quorum_confirmed_at = max(self.quorum_confirmed_at, confirmed_at)
+
+    def round_trip_s(self, number: int) -> float | None:
+        """How long ago the round under way was sent; None when it is another."""
+        current = self._round
+        if current is None or current.number != number:
+            return None
+        return self._runtime.monotonic() - current.sent_at
 
     def on_confirm_reply(self, peer: str, number: int) -> None:
         """A voter follows this leader, in the current term."""

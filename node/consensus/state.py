@@ -56,7 +56,7 @@ class StateStorage(Store, Protocol):
     def receive_copy(self) -> IncomingCopy:
         """Begin to receive a copy, discarding an unfinished one."""
 
-    def install(self, incoming: IncomingCopy) -> None:
+    def install_copy(self, incoming: IncomingCopy) -> None:
         """Replace the state by a finished copy, atomically and durably."""
 
     @property

@@ -117,7 +117,7 @@ class SimulatedStorage:
     def receive_copy(self) -> IncomingCopy:
         return _Incoming()
 
-    def install(self, incoming: IncomingCopy) -> None:
+    def install_copy(self, incoming: IncomingCopy) -> None:
         assert isinstance(incoming, _Incoming)
         rows = msgpack.unpackb(b"".join(incoming.parts), use_list=False)
         self._medium.durable.clear()

@@ -1,0 +1,53 @@
+"""`python -m node`: run one node of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+
+from node.config import Config, ConfigError, load_for_process
+from node.consensus.disk import DirectoryLockedError
+from node.consensus.journal_format import JournalFormatError
+from node.data_directory import DataDirectoryError
+from node.logs import configure_logging
+from node.process import Process
+
+EXIT_CONFIGURATION = 78
+EXIT_CANNOT_START = 69
+
+
+def main() -> int:
+    try:
+        launch = load_for_process(sys.argv[1:], os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION
+    if launch.check_config:
+        print(f"The configuration of node {launch.config.node.id} is sound.")
+        return 0
+    config = launch.config
+    configure_logging(
+        level=config.log.level.value, json=config.log.format.value == "json", node_id=config.node.id
+    )
+    process = Process(config, bootstrap=launch.bootstrap)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
+            runner.run(process.run())
+    except (DirectoryLockedError, DataDirectoryError, JournalFormatError, OSError) as error:
+        print(f"node {config.node.id} cannot start: {error}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    return 0
+
+
+def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if not config.node.uvloop:
+        return None
+    import uvloop  # noqa: PLC0415 - only when it is asked for
+
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

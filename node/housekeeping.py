@@ -1,0 +1,102 @@
+"""What the leader does by itself: timers that are due, old events, changes of the rotation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from api.routing import NodeState
+from node.cluster import EngineCluster
+from node.config import EventsConfig
+from node.consensus.engine import Engine
+from statemachine.commands import AnyCommand, ChangeRouting, FireTimers, TrimEvents
+from statemachine.outcomes import Applied, EventsTrimmed
+from statemachine.store import Reader
+from statemachine.timers import due_timers, next_due_ms
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_S: Final = 0.25
+_TICK_AFTER_MS: Final = 1_000
+"""An idle cluster with timers replicates the time this often, so that a failover forgets little."""
+_TRIM_EVERY_S: Final = 10.0
+_TRIM_EVENTS: Final = 2_000
+_TIMEOUT_MS: Final = 5_000
+
+
+class Housekeeping:
+    """Runs on every node and acts on the leader only."""
+
+    def __init__(
+        self, engine: Engine, cluster: EngineCluster, reader: Reader, events: EventsConfig
+    ) -> None:
+        self._engine = engine
+        self._cluster = cluster
+        self._reader = reader
+        self._events = events
+        self._task: asyncio.Task[None] | None = None
+        self._routing: dict[str, tuple[NodeState, str]] = {}
+        self._trimmed_at = 0.0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="housekeeping")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def routing_changed(self, node_id: str, state: NodeState, reason: str) -> None:
+        """A health check changed its mind; the leader's view is recorded."""
+        self._routing[node_id] = (state, reason)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            if not self._engine.leader_ready:
+                self._routing.clear()
+                continue
+            try:
+                await self._fire_timers()
+                await self._record_routing()
+                await self._trim_events()
+            except Exception as error:
+                # Unknown, overloaded, or no leader any more: the next round tries again.
+                logger.info("housekeeping was interrupted: %r", error)
+
+    async def _propose(self, *commands: AnyCommand) -> Sequence[object]:
+        outcome = await self._cluster.propose_internal(commands, timeout_ms=_TIMEOUT_MS)
+        return outcome.outcomes
+
+    async def _fire_timers(self) -> None:
+        elapsed_ms = self._engine.stamps.elapsed_ms()
+        due = due_timers(self._reader, elapsed_ms)
+        idle = elapsed_ms - self._engine.machine.elapsed_ms >= _TICK_AFTER_MS
+        if due or (idle and next_due_ms(self._reader) is not None):
+            await self._propose(FireTimers(timers=due))
+
+    async def _record_routing(self) -> None:
+        changes, self._routing = self._routing, {}
+        if changes:
+            await self._propose(
+                *(
+                    ChangeRouting(node_id=node_id, state=state.value, reason=reason)
+                    for node_id, (state, reason) in changes.items()
+                )
+            )
+
+    async def _trim_events(self) -> None:
+        now = self._engine.now()
+        if self._events.retention_ms == 0 or now - self._trimmed_at < _TRIM_EVERY_S:
+            return
+        before_ms = self._engine.machine.wall_ms - self._events.retention_ms
+        if before_ms > 0:
+            (outcome,) = await self._propose(
+                TrimEvents(before_wall_ms=before_ms, limit=_TRIM_EVENTS)
+            )
+            if isinstance(outcome, Applied) and isinstance(outcome.result, EventsTrimmed):
+                if outcome.result.more:
+                    return
+        self._trimmed_at = now

@@ -1,0 +1,231 @@
+"""One node, put together: the only place that knows all rooms of the house."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from aiohttp import web
+
+from api.app import build_app
+from api.metrics import Metrics
+from api.settings import ApiSettings
+from node.cluster import EngineCluster
+from node.config import Config
+from node.consensus.disk import DirectoryLock, FileDisk, lock_directory
+from node.consensus.engine import Engine, Identity
+from node.consensus.journal import JournalSettings
+from node.consensus.journal_format import JournalDamagedError
+from node.consensus.membership import Configuration
+from node.consensus.runtime import AsyncioRuntime
+from node.consensus.settings import EngineSettings
+from node.consensus.tcp_links import TcpLinks
+from node.data_directory import DataDirectory
+from node.failure_detector import Comparison, Verdict
+from node.health import HealthMonitor, HttpProbe
+from node.housekeeping import Housekeeping
+from node.physical_clock import PhysicalClock
+from node.state_files import StateFiles
+from statemachine.store import DamagedStateError
+
+logger = logging.getLogger(__name__)
+
+
+class Process:
+    """Starts in the order of the rooms, ends in the reverse."""
+
+    def __init__(self, config: Config, *, bootstrap: bool) -> None:
+        self._config = config
+        self._bootstrap = bootstrap
+        self._lock: DirectoryLock
+        self._data: DataDirectory
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            DirectoryLockedError, DataDirectoryError, OSError: it cannot start.
+        """
+        config = self._config
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        self._lock = lock_directory(config.node.data_dir, f"node {config.node.id}")
+        self._data = DataDirectory.open(config.node.data_dir, config.node.id)
+        storage = self._open_state(loop)
+        disk = FileDisk(self._data.journal, loop.call_soon_threadsafe)
+        clock = PhysicalClock(max_skew_ms=config.clock.max_skew_ms)
+        engine, links = self._open_engine(loop, storage, disk, clock)
+        cluster = EngineCluster(engine, storage, loop)
+        probe = HttpProbe()
+        housekeeping = Housekeeping(engine, cluster, storage, config.events)
+        monitor = HealthMonitor(
+            node_id=config.node.id,
+            settings=config.health,
+            probe=probe,
+            compare=lambda node_id: _compare(engine, node_id),
+            on_change=housekeeping.routing_changed,
+        )
+        engine.on_configuration.append(lambda record: self._members_changed(monitor, record))
+        await links.listen(config.node.peer_address.host, config.node.peer_address.port)
+        runner = await self._serve_api(cluster, monitor)
+        engine.start()
+        monitor.start()
+        housekeeping.start()
+        gc.collect()
+        gc.freeze()
+        logger.info("serves", extra={"api": str(config.node.api_address)})
+        await stopping.wait()
+        logger.info("stops")
+        await housekeeping.close()
+        await monitor.close()
+        await probe.close()
+        await runner.cleanup()
+        engine.stop()
+        disk.close()
+        storage.close()
+        self._lock.release()
+
+    # --- opening
+
+    def _open_state(self, loop: asyncio.AbstractEventLoop) -> StateFiles:
+        settings = self._config.storage
+        try:
+            storage = StateFiles.open(
+                self._data.state,
+                map_size_bytes=settings.map_initial_bytes,
+                max_map_size_bytes=settings.map_max_bytes,
+                checkpoint_interval_ms=settings.checkpoint_interval_ms,
+            )
+        except DamagedStateError as error:
+            self._rebuild(f"the state is damaged: {error}")
+        storage.loop = loop
+        return storage
+
+    def _open_engine(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        storage: StateFiles,
+        disk: FileDisk,
+        clock: PhysicalClock,
+    ) -> tuple[Engine, TcpLinks]:
+        config = self._config
+        links: list[TcpLinks] = []
+
+        def make_links(engine: Engine) -> TcpLinks:
+            overrides = {
+                node_id: str(address)
+                for node_id, address in config.cluster.dial_overrides.items()
+            }
+            links.append(TcpLinks(engine, loop, overrides))
+            return links[0]
+
+        try:
+            engine = Engine(
+                Identity(
+                    node_id=config.node.id,
+                    disk_uuid=self._data.disk_uuid,
+                    peer_address=str(config.node.advertise_peer_address),
+                    api_address=str(config.node.advertise_api_address),
+                ),
+                {
+                    node.id: str(node.peer)
+                    for node in config.cluster.nodes
+                    if node.id != config.node.id
+                },
+                AsyncioRuntime(loop, clock.bounded_wall_ms),
+                disk,
+                storage,
+                make_links,  # type: ignore[arg-type]  # the engine is the links' events
+                engine_settings(config),
+                JournalSettings(segment_bytes=config.storage.journal_segment_bytes),
+                bootstrap=self._bootstrap,
+            )
+        except JournalDamagedError as error:
+            self._rebuild(f"the journal is damaged: {error}")
+        engine.on_diverged = lambda: self._rebuild("the state differs from the majority's")
+        engine.on_regressed = lambda: self._rebuild("the disk lost what it had acknowledged")
+        engine.on_clock_sample = lambda peer, wall_ms, trip_ms: clock.observe(
+            peer, offset_ms=wall_ms + trip_ms // 2 - clock.wall_ms(), round_trip_ms=trip_ms
+        )
+        return engine, links[0]
+
+    async def _serve_api(self, cluster: EngineCluster, monitor: HealthMonitor) -> web.AppRunner:
+        http = self._config.http
+        settings = ApiSettings(
+            greatest_body_bytes=http.max_body_bytes,
+            greatest_header_bytes=http.max_header_bytes,
+            greatest_headers=http.max_headers,
+            idempotency_ttl_ms=http.idempotency_ttl_ms,
+        )
+        runner = web.AppRunner(
+            build_app(cluster, settings, monitor, Metrics()), access_log=None
+        )
+        await runner.setup()
+        address = self._config.node.api_address
+        await web.TCPSite(runner, address.host, address.port, backlog=1024).start()
+        return runner
+
+    def _members_changed(self, monitor: HealthMonitor, record: Configuration) -> None:
+        overrides = self._config.cluster.api_dial_overrides
+        monitor.set_members(
+            {
+                member.node_id: str(overrides.get(member.node_id, member.api_address))
+                for member in (*record.voters, *record.learners)
+            }
+        )
+
+    # --- starting over
+
+    def _rebuild(self, why: str) -> NoReturn:
+        """Put the data aside and run again with an empty disk, to be rebuilt from the others."""
+        logger.critical("%s; this node starts over with an empty disk", why)
+        kept = self._data.put_aside()
+        logger.critical("what was there is kept in %s", kept)
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    """The engine's settings, in its own units."""
+    raft, storage = config.raft, config.storage
+    return EngineSettings(
+        heartbeat_s=raft.heartbeat_ms / 1000,
+        election_timeout_min_s=raft.election_timeout_min_ms / 1000,
+        election_timeout_max_s=raft.election_timeout_max_ms / 1000,
+        leader_fallback_s=raft.leader_fallback_ms / 1000,
+        max_pending_requests=raft.max_pending_requests,
+        max_pending_bytes=raft.max_pending_bytes,
+        max_unit_bytes=raft.max_entry_bytes - 4096,
+        journal_retain_bytes=storage.journal_retain_bytes,
+        journal_compact_bytes=storage.journal_compact_bytes,
+        auto_replace=config.cluster.auto_replace,
+        max_fill_ratio=storage.full_percent / 100,
+    )
+
+
+async def _compare(engine: Engine, node_id: str) -> Comparison:
+    """Compare a returning node's digest with this node's, at one index."""
+    future: asyncio.Future[Comparison] = asyncio.get_running_loop().create_future()
+
+    def done(same: bool | None, index: int) -> None:
+        if future.done():
+            return
+        if same is None:
+            future.set_result(Comparison(Verdict.UNKNOWN, f"not known here at index {index}"))
+        else:
+            verdict = Verdict.SAME if same else Verdict.DIFFERENT
+            future.set_result(
+                Comparison(verdict, f"at index {index} against {engine.identity.node_id}")
+            )
+
+    engine.compare_digest(node_id, done)
+    return await future
+
+
