@@ -1,7 +1,6 @@
 """Where each row of the state lives: the one place that knows prefixes and key layouts.
 
     M                                        the machine's scalars
-    E  entry  place                          a stored event
     L  lamport  name                      -> entry place   all events in Lamport order
     N  name\\0  lamport                    -> entry place   one participant's events
     P  name\\0                                a participant and its clock
@@ -10,11 +9,15 @@
     U  session  sequence                     the outcomes of a unit
     I  principal\\0  key                      a remembered idempotency key
     T  due  kind  id                         a timer
+    e  entry  place                          a stored event
 
 Integers are big-endian and unsigned, so that rows sort as their numbers do. A name that is followed
 by something else is *terminated*: it ends in a zero byte, and a zero byte within it is followed by
 0xFF, which UTF-8 never contains. So no name is a prefix of another's rows and names sort by code
 point.
+
+Events are the greatest rows and the last ones of all: a B+ tree fills its pages only where it grows
+at its end, and leaves them half empty where it grows in the middle.
 
 Keys that begin with a zero byte are the node's own; the state machine does not touch them.
 """
@@ -26,7 +29,6 @@ from collections.abc import Callable
 from typing import Final
 
 META: Final = b"M"
-EVENT: Final = b"E"
 EVENT_BY_LAMPORT: Final = b"L"
 EVENT_BY_NODE: Final = b"N"
 PARTICIPANT: Final = b"P"
@@ -35,6 +37,7 @@ SESSION: Final = b"S"
 SETTLED_UNIT: Final = b"U"
 IDEMPOTENCY: Final = b"I"
 TIMER: Final = b"T"
+EVENT: Final = b"e"
 
 GREATEST_NAME_BYTES: Final = 480
 """The greatest length of a terminated name, and of any other variable part: with what surrounds it,

@@ -154,7 +154,7 @@ def test_any_number_may_be_asked_to_come_after(after_lamport: int) -> None:
 def test_a_reference_to_nothing_is_damage() -> None:
     log = Log()
     log.do(record("a"))
-    ((event_key, _),) = log.rows(b"E")
+    ((event_key, _),) = log.rows(b"e")
     log.store.delete(event_key)
     with pytest.raises(DamagedStateError, match="000000000000000100000000 is missing"):
         list_events(log.store, limit=1)

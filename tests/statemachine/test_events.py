@@ -60,10 +60,10 @@ def test_a_refused_event_leaves_no_trace(
     log = Log()
     for earlier in before:
         log.do(earlier)
-    rows = [log.rows(prefix) for prefix in (b"E", b"L", b"N", b"P")]
+    rows = [log.rows(prefix) for prefix in (b"e", b"L", b"N", b"P")]
     hlc = log.machine.hlc
     assert code(log.do(command)) is expected
-    assert [log.rows(prefix) for prefix in (b"E", b"L", b"N", b"P")] == rows
+    assert [log.rows(prefix) for prefix in (b"e", b"L", b"N", b"P")] == rows
     assert (log.machine.hlc, log.machine.event_count) == (hlc, len(before))
 
 

@@ -21,7 +21,7 @@ def assert_intact(store: MemoryStore) -> None:
     by_prefix: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for key, value in store.items():
         by_prefix.setdefault(key[:1], []).append((key, value))
-    events = [key[1:] for key, _ in by_prefix.get(b"E", [])]
+    events = [key[1:] for key, _ in by_prefix.get(b"e", [])]
     for references in (b"L", b"N"):
         assert sorted(value for _, value in by_prefix.get(references, [])) == events
     assert machine.event_count == len(events)

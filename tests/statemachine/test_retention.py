@@ -45,10 +45,10 @@ def test_the_oldest_events_go_up_to_the_time_and_the_limit(
     before_ms: int, limit: int, removed: int, more: bool, log: Log
 ) -> None:
     kept = {prefix: log.rows(prefix) for prefix in (b"P",)}
-    events = log.rows(b"E")
+    events = log.rows(b"e")
     answer = result(log.do(TrimEvents(before_wall_ms=START_MS + before_ms, limit=limit)))
     assert answer == EventsTrimmed(removed=removed, more=more)
-    assert log.rows(b"E") == events[removed:]
+    assert log.rows(b"e") == events[removed:]
     references = sorted(value for _, value in log.rows(b"L"))
     assert references == [key[1:] for key, _ in events[removed:]]
     assert sorted(value for _, value in log.rows(b"N")) == references

@@ -66,13 +66,13 @@ def test_a_command_is_done_exactly_from_its_version_on(
 ) -> None:
     log.do(ActivateVersion(version=active))
     monkeypatch.setitem(gates.SINCE, kind, since)
-    rows = [row for row in log.store.items() if row[0][:1] in b"ELNPRIT"]
+    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRIT"]
     outcome = log.do(SAMPLES[kind])
     if active >= since:
         assert isinstance(outcome, Applied)
     else:
         assert code(outcome) is RejectionCode.VERSION_NOT_ACTIVE
-        assert [row for row in log.store.items() if row[0][:1] in b"ELNPRIT"] == rows
+        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRIT"] == rows
 
 
 @pytest.mark.parametrize(
