@@ -6,7 +6,7 @@ machine rejects is rejected alone: its result says so and the others stand.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, assert_never
+from typing import Annotated, Any, Final, assert_never
 
 import msgspec
 from aiohttp import web
@@ -35,6 +35,7 @@ from statemachine.commands import (
     LeaveParticipant,
     RecordEvent,
 )
+from statemachine.event_ids import format_event_id
 from statemachine.outcomes import (
     EventRecorded,
     Outcome,
@@ -89,13 +90,15 @@ RESULTS: Final = (EventResult, SyncedResult, MembershipResult, ProblemBody)
 """What a result can be. Only its members tell which: no field names the operation again."""
 
 
+# msgspec cannot tell untagged structs apart when it decodes, and so will not describe their union.
+Results = Annotated[
+    list[Any],
+    msgspec.Meta(extra_json_schema={"items": {"anyOf": [reference(result) for result in RESULTS]}}),
+]
+
+
 class BatchAnswer(Answer, frozen=True, kw_only=True):
-    results: Annotated[
-        list[msgspec.Struct],
-        msgspec.Meta(
-            extra_json_schema={"items": {"anyOf": [reference(result) for result in RESULTS]}}
-        ),
-    ]
+    results: Results
     """One for each operation, in order. `status` is what the operation alone would answer."""
 
 
@@ -125,7 +128,7 @@ class Batches:
         outcome = await service.propose(request, body, commands)
         entry, place = outcome.position.entry, outcome.position.place
         results = [
-            _result(command, one, Position(entry, at))
+            _result(command, one, entry, at)
             for at, (command, one) in enumerate(
                 zip(commands, outcome.outcomes, strict=True), start=place
             )
@@ -157,7 +160,7 @@ def _commands(operations: list[Operation], default_node_id: str) -> list[AnyComm
     return commands
 
 
-def _result(command: AnyCommand, outcome: Outcome, position: Position) -> msgspec.Struct:
+def _result(command: AnyCommand, outcome: Outcome, entry: int, place: int) -> msgspec.Struct:
     if isinstance(outcome, Rejected):
         if outcome.code in _WHOLE_REQUEST:
             raise of_rejection(outcome)
@@ -165,9 +168,9 @@ def _result(command: AnyCommand, outcome: Outcome, position: Position) -> msgspe
     result = outcome.result
     if isinstance(command, RecordEvent):
         assert isinstance(result, EventRecorded)
-        return event_answer(command, result, position, EventResult)
+        return event_answer(command, result, format_event_id(entry, place), EventResult)
     if isinstance(result, EventRecorded):
-        return sync_answer(result, position, SyncedResult)
+        return sync_answer(result, format_event_id(entry, place), SyncedResult)
     assert isinstance(result, ParticipantChanged)
     return membership_answer(result, MembershipResult)
 

@@ -25,7 +25,7 @@ from api.settings import GREATEST_EVENT_DATA_BYTES, GREATEST_NAME_LENGTH
 from api.shapes import Answer, Body, Name, Page, Timestamp
 from statemachine.commands import RecordEvent, SyncClock
 from statemachine.event_ids import format_event_id
-from statemachine.outcomes import EventRecorded, Position
+from statemachine.outcomes import EventRecorded
 from statemachine.timestamps import (
     GREATEST_TIMESTAMP,
     LOGICAL_BITS,
@@ -160,17 +160,17 @@ def hlc(encoded: int) -> Hlc:
 def event_answer(
     command: RecordEvent,
     recorded: EventRecorded,
-    position: Position,
+    event_id: str,
     shape: type[EventT],
 ) -> EventT:
-    """Return the answer of a RecordEvent that stands at `position`.
+    """Return the answer of a RecordEvent.
 
     What was recorded wins over what was asked now: a retry that reached another node has another
     default for `nodeId`.
     """
     data = command.event_data
     return shape(
-        event_id=format_event_id(position.entry, position.place),
+        event_id=event_id,
         node_id=recorded.node_id,
         event_type=command.event_type,
         event_data=Raw(data) if data else NO_DATA,
@@ -180,9 +180,9 @@ def event_answer(
     )
 
 
-def sync_answer(recorded: EventRecorded, position: Position, shape: type[SyncedT]) -> SyncedT:
+def sync_answer(recorded: EventRecorded, event_id: str, shape: type[SyncedT]) -> SyncedT:
     return shape(
-        synced_event_id=format_event_id(position.entry, position.place),
+        synced_event_id=event_id,
         node_id=recorded.node_id,
         lamport_timestamp=recorded.lamport_timestamp,
     )
@@ -223,7 +223,10 @@ class Timestamps:
         assert isinstance(recorded, EventRecorded)
         position = outcome.position
         return service.written(
-            200, event_answer(command, recorded, position, Event), outcome, position
+            200,
+            event_answer(command, recorded, format_event_id(position.entry, position.place), Event),
+            outcome,
+            position,
         )
 
     async def sync_clock(self, request: web.Request) -> Reply:
@@ -235,7 +238,12 @@ class Timestamps:
         recorded = applied(outcome)
         assert isinstance(recorded, EventRecorded)
         position = outcome.position
-        return service.written(200, sync_answer(recorded, position, Synced), outcome, position)
+        return service.written(
+            200,
+            sync_answer(recorded, format_event_id(position.entry, position.place), Synced),
+            outcome,
+            position,
+        )
 
     async def get_clock(self, request: web.Request) -> Reply:
         node_id = requests.path_name(request, "nodeId")
