@@ -169,8 +169,6 @@ class SegmentedJournal(Journal):
             log.first = self._recent_first = idx
         self._recent.append(entry)
         self._recent_bytes += size + _ENTRY_OVERHEAD_BYTES
-        if self._recent_bytes > self._settings.cache_bytes:
-            self._evict()
         if command[:1] == _CONFIGURATION:
             self.configuration_indexes.append(idx)
         if self.on_append is not None:

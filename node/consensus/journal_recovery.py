@@ -172,8 +172,6 @@ def _settle(log: Log, number: int, last: Segment) -> None:
         if not log.first <= base < log.first + len(log.positions):
             raise JournalDamagedError(name, last.last_group, f"the base entry {base} is missing")
         log.cut_before(base)
-        if log.terms[0] != state.base_term:
-            raise JournalDamagedError(name, last.last_group, f"the base entry {base} differs")
     log.state = state
     log.next_sequence = last.next_sequence
 

@@ -161,6 +161,14 @@ def test_rewriting_stores_the_same_bytes_again_and_syncs_file_and_directory(
     assert disk.read("a") == b"0123456789"
 
 
+def test_files_written_before_are_not_kept_open(disk: FileDisk) -> None:
+    disk.append_now("first", b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        disk.append_now(f"file-{number}", b"x")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_closing_finishes_what_was_submitted(tmp_path: Path) -> None:
     disk = FileDisk(tmp_path, lambda call: None)
     for _ in range(50):
@@ -181,8 +189,9 @@ def test_a_loop_that_is_gone_does_not_stop_the_writer(tmp_path: Path) -> None:
 
 
 def test_a_locked_directory_is_refused_with_the_name_of_its_holder(tmp_path: Path) -> None:
+    lock_directory(tmp_path / "data", "a node with a much longer name").release()
     lock = lock_directory(tmp_path / "data", "node n1")
-    with pytest.raises(DirectoryLockedError, match=rf"in use by node n1 \(pid {os.getpid()}\)"):
+    with pytest.raises(DirectoryLockedError, match=rf"in use by node n1 \(pid {os.getpid()}\);"):
         lock_directory(tmp_path / "data", "node n2")
     lock.release()
     lock.release()

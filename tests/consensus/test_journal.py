@@ -9,7 +9,7 @@ import pytest
 
 from node.consensus.disk import FileDisk
 from node.consensus.journal import JournalSettings, SegmentedJournal
-from node.consensus.journal_format import JournalDamagedError
+from node.consensus.journal_format import RECORD_BYTES, JournalDamagedError
 from tests.consensus.faulty_disk import FaultyDisk
 from tests.consensus.journal_cases import (
     DISK_ID,
@@ -224,10 +224,27 @@ def test_an_entry_damaged_after_loading_is_found_when_it_is_read(
 ) -> None:
     add_entries(journal, 100)
     journal.flush_now()
-    name = disk.names()[0]
-    for offset in range(disk.size(name) - 200):
+    (name,) = disk.names()[:1]
+    start = journal._log.positions[40]
+    for offset in range(start, start + RECORD_BYTES + 20):
         disk.files[name][offset] ^= 0x10
-    with pytest.raises(JournalDamagedError, match=f"{name} at byte [0-9]+: entry 41 cannot be"):
+        with pytest.raises(JournalDamagedError, match=rf"{name} at byte {start}: entry 41 cannot"):
+            journal[40]
+        disk.files[name][offset] ^= 0x10
+    assert journal[40][1] == 41
+
+
+def test_an_entry_found_in_the_place_of_another_is_damage(
+    disk: FaultyDisk, journal: SegmentedJournal
+) -> None:
+    add_entries(journal, 100)
+    journal.flush_now()
+    (name,) = disk.names()[:1]
+    file = disk.files[name]
+    length = RECORD_BYTES + 20
+    here, there = journal._log.positions[40], journal._log.positions[50]
+    file[here : here + length] = file[there : there + length]
+    with pytest.raises(JournalDamagedError, match="entry 41 cannot be read back"):
         journal[40]
 
 
@@ -419,6 +436,17 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     assert grown < 200_000 + 300_000 * 24
     assert journal[123_456] == ((123_457).to_bytes(30, "big"), 123_457, 1)
     disk.close()
+
+
+def test_the_last_entry_stays_in_memory_even_when_it_alone_exceeds_the_bound(
+    disk: FaultyDisk, journal: SegmentedJournal
+) -> None:
+    add_entries(journal, 3, size=SMALL.cache_bytes)
+    journal.flush_now()
+    disk.reads = 0
+    assert journal[-1][1] == 3
+    assert journal.last() == (3, 1)
+    assert disk.reads == 0
 
 
 def test_entries_that_are_not_durable_stay_in_memory_beyond_the_bound(

@@ -9,15 +9,22 @@ import pytest
 
 from node.consensus.journal import SegmentedJournal
 from node.consensus.journal_format import (
+    ENTRY,
     RECORD_BYTES,
+    SEAL,
     SEGMENT_HEADER_BYTES,
     JournalDamagedError,
     JournalError,
     JournalFormatError,
+    State,
+    checksum_seed,
+    encode_record,
+    encode_segment_header,
+    encode_state,
     segment_name,
     segment_number,
 )
-from tests.consensus.faulty_disk import FaultyDisk, Files
+from tests.consensus.faulty_disk import FaultyDisk, Files, Write
 from tests.consensus.journal_cases import (
     DISK_ID,
     SMALL,
@@ -112,6 +119,7 @@ def test_a_reset_leaves_one_committed_placeholder_and_keeps_term_and_vote() -> N
     journal = opened(disk)
     journal.reset_to(500, 6)
     assert len(disk.names()) == 1
+    assert journal.disk_bytes < 300
     for each in (journal, reopened(disk.contents())):
         assert contents(each) == Contents(((b"\x01", 500, 6),), 6, "n0")
         assert each.base() == each.last() == (500, 6)
@@ -149,8 +157,9 @@ def test_a_last_group_torn_at_any_byte_leaves_all_earlier_groups_whole() -> None
     disk, states = filled()
     before, after = states[-2], states[-1]
     write = disk.effects[-2]
+    assert isinstance(write, Write)
     whole = disk.contents()[write.name]
-    start = len(whole) - len(write.data)  # type: ignore[union-attr]
+    start = len(whole) - len(write.data)
     seal_starts = len(whole) - RECORD_BYTES
     for length in range(start, len(whole)):
         journal = reopened({**disk.contents(), write.name: whole[:length]})
@@ -312,9 +321,71 @@ def test_segments_below_the_base_are_removed_unread() -> None:
 def test_a_tail_cut_off_in_a_segment_that_has_a_successor_is_damage() -> None:
     disk, _ = filled()
     name = disk.names()[1]
-    for length in range(disk.size(name)):
-        with pytest.raises(JournalDamagedError):
-            reopened({**disk.contents(), name: disk.contents()[name][:length]})
+    whole = disk.contents()[name]
+    reasons: list[str] = []
+    for length in range(len(whole)):
+        with pytest.raises(JournalDamagedError) as caught:
+            reopened({**disk.contents(), name: whole[:length]})
+        reasons.append(caught.value.reason)
+    assert "has a successor" in reasons[-1]
+    assert "has a successor" in reasons[len(whole) // 2]
+
+
+def test_a_tail_cut_off_before_a_torn_new_segment_is_damage() -> None:
+    disk, _ = filled()
+    name = disk.names()[-1]
+    number = segment_number(name)
+    assert number is not None
+    files = {**disk.contents(), segment_name(number + 1): b"", name: disk.contents()[name][:-1]}
+    with pytest.raises(JournalDamagedError, match="has a successor"):
+        reopened(files)
+
+
+def test_a_group_taken_out_of_the_middle_is_damage() -> None:
+    disk = FaultyDisk()
+    journal = SegmentedJournal(disk, DISK_ID)
+    for term in range(1, 5):
+        journal.setCurrentTerm(term, None)
+        journal.flush_now()
+    writes = [effect.data for effect in disk.effects if isinstance(effect, Write)]
+    del writes[2]
+    with pytest.raises(JournalDamagedError, match=r"record 7, expected 5"):
+        reopened({segment_name(1): b"".join(writes)})
+
+
+def test_records_of_another_disk_are_not_taken_for_own() -> None:
+    own, other = FaultyDisk(), FaultyDisk()
+    opened(own)
+    SegmentedJournal(other, b"another disk, id", SMALL).setCurrentTerm(3, "n9")
+    (name,) = own.names()
+    mixed = own.read(name)[:SEGMENT_HEADER_BYTES] + other.read(name)[SEGMENT_HEADER_BYTES:]
+    journal = reopened({name: mixed})
+    assert journal.getCurrentTerm() == 0
+
+
+def crafted(*records: tuple[int, int]) -> Files:
+    """Return a first segment with these records (kind, index) and a STATE for base 1."""
+    seed = checksum_seed(DISK_ID)
+    data = encode_segment_header(1, 1, DISK_ID)
+    for sequence, (kind, index) in enumerate(records, start=1):
+        data += encode_record(kind, sequence, index, 0, b"x", seed=seed)
+    return {segment_name(1): data + encode_state(State(1, 0), len(records) + 1, seed)}
+
+
+@pytest.mark.parametrize(
+    ("records", "error", "message"),
+    [
+        ([(ENTRY, 1), (ENTRY, 3)], JournalDamagedError, "entry 3 follows entry 1"),
+        ([(ENTRY, 2), (ENTRY, 3)], JournalDamagedError, "the base entry 1 is missing"),
+        ([(ENTRY, 1), (SEAL + 1, 0)], JournalFormatError, "unknown record kind 6"),
+    ],
+)
+def test_whole_records_that_make_no_sense_are_refused(
+    records: list[tuple[int, int]], error: type[JournalError], message: str
+) -> None:
+    assert len(reopened(crafted((ENTRY, 1), (ENTRY, 2)))) == 2
+    with pytest.raises(error, match=message):
+        reopened(crafted(*records))
 
 
 def test_a_sole_segment_that_cannot_be_read_is_damage_when_it_was_not_the_first() -> None:
@@ -343,15 +414,15 @@ def test_segments_exchanged_with_each_other_are_damage() -> None:
 def test_a_segment_from_another_point_in_time_is_damage() -> None:
     disk, _ = filled()
     old = disk.contents()
-    middle = disk.names()[1]
-    replaced = FaultyDisk({name: old[name] for name in disk.names()[:1]})
+    names = disk.names()
+    replaced = FaultyDisk({names[0]: old[names[0]]})
     journal = opened(replaced)
-    for _ in range(8):
+    while replaced.names() != names:
         add_entries(journal, 2, term=8, size=40)
         journal.flush_now()
-    files = {**replaced.contents(), middle: old[middle]}
-    with pytest.raises(JournalDamagedError):
-        reopened(files)
+    for name in names[1:]:
+        with pytest.raises(JournalDamagedError, match=r"begins at record \d+, not \d+|has a succ"):
+            reopened({**replaced.contents(), name: old[name]})
 
 
 def test_the_journal_of_another_disk_is_refused() -> None:
