@@ -17,6 +17,7 @@ from typing import Self
 import msgspec
 
 _STATE_FIELD = 0
+_THREADS_FIELD = 17
 _START_FIELD = 19
 
 
@@ -36,7 +37,8 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
     def state(self) -> str | None:
         """Return the kernel's letter for its state (`R`, `S`, `T` stopped …), None when gone.
 
-        A zombie is gone: it only waits for its parent to notice.
+        A zombie is gone, as it only waits for its parent to notice, but not before its last thread
+        is: until then its files and ports are in use.
         """
         try:
             fields = _stat_fields(self.pid)
@@ -44,7 +46,8 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
             return None
         ours = int(fields[_START_FIELD]) == self.start_ticks and _boot_id() == self.boot_id
         state = fields[_STATE_FIELD]
-        return state if ours and state not in "ZX" else None
+        over = state in "ZX" and int(fields[_THREADS_FIELD]) <= 1
+        return state if ours and not over else None
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal; return False when the process is gone."""

@@ -213,8 +213,8 @@ async def _kill_the_leader(
         f"{first.lamport}, through {first.via}"
     )
     terminal.line(
-        f"   {len(after)} events acknowledged without it, {retried} of them repeated by their "
-        "client under the same Idempotency-Key"
+        f"   {len(after)} events acknowledged without it; {retried} of them were repeated through "
+        "another node, under the same Idempotency-Key"
     )
     terminal.line(f"   new leader: {await _leader(client, cluster)}")
 
@@ -224,7 +224,9 @@ async def _keep_writing(
 ) -> None:
     event_types = itertools.cycle(PARTICIPANTS[participant])
     while not enough.is_set():
-        journey.taken.append(await _take(client, participant, next(event_types), via))
+        event = await _take(client, participant, next(event_types), via)
+        journey.taken.append(event)
+        via = event.via  # a client stays with the node that answers
         await asyncio.sleep(_WRITERS_PAUSE_S)
 
 

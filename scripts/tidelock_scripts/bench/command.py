@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
-from scripts.tidelock_scripts.figures import Figure, as_json, print_figures
 
 from scripts.tidelock_scripts.bench import failover, growth, steady
+from scripts.tidelock_scripts.bench.figures import Figure, as_json, print_figures
 from scripts.tidelock_scripts.bench.setting import Bench, echo_server
 from scripts.tidelock_scripts.local_cluster import ClusterError
 from scripts.tidelock_scripts.machine import describe_machine

@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 WARM_UP_S = 0.5
 
@@ -118,14 +119,12 @@ class Load:
         return summary_of(self.tally, elapsed, (time.process_time() - processor) / elapsed)
 
 
-async def measure(
-    targets: Sequence[Target], *, seconds: float, warm_up_s: float = WARM_UP_S
-) -> Measured:
+async def measure(targets: Sequence[Target], *, seconds: float) -> Measured:
     """Load the targets and return what they did after a warm-up."""
     load = Load(targets)
     try:
         await load.start()
-        await asyncio.sleep(warm_up_s)
+        await asyncio.sleep(WARM_UP_S)
         return await load.measure(seconds)
     finally:
         load.stop()
@@ -175,11 +174,11 @@ class _Caller(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclasses, so this cannot be asserted.
+        self._transport = cast(asyncio.Transport, transport)
         self._partial = b""
         if self._stopped:
-            transport.abort()
+            self._transport.abort()
         self._send()
 
     def _send(self) -> None:
