@@ -126,6 +126,9 @@ class Batches:
         operations = json_text.decode(body, self._batches).operations
         commands = _commands(operations, service.cluster.node_id)
         outcome = await service.propose(request, body, commands)
+        first = outcome.outcomes[0]
+        if isinstance(first, Rejected) and first.code in _WHOLE_REQUEST:
+            raise of_rejection(first, outcome)
         entry, place = outcome.position.entry, outcome.position.place
         results = [
             _result(command, one, entry, at)
@@ -162,9 +165,7 @@ def _commands(operations: list[Operation], default_node_id: str) -> list[AnyComm
 
 def _result(command: AnyCommand, outcome: Outcome, entry: int, place: int) -> msgspec.Struct:
     if isinstance(outcome, Rejected):
-        if outcome.code in _WHOLE_REQUEST:
-            raise of_rejection(outcome)
-        return of_rejection(outcome).body()
+        return Problem(outcome.code.value, outcome.detail).body()
     result = outcome.result
     if isinstance(command, RecordEvent):
         assert isinstance(result, EventRecorded)

@@ -22,7 +22,7 @@ from api.cluster import (
     StorageFullError,
 )
 from api.routing import RejoinRefusedError
-from statemachine.outcomes import Rejected
+from statemachine.outcomes import Position, Rejected, RequestOutcome
 from statemachine.paging import InvalidCursorError
 from statemachine.store import DamagedStateError
 
@@ -119,6 +119,10 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         self.detail = detail
         self.errors = tuple(errors)
         self.allow = tuple(allow)
+        self.position: Position | None = None
+        """Where the log rejected the request, when it did."""
+        self.replayed = False
+        """An earlier request with the same idempotency key was rejected so."""
 
     @property
     def status(self) -> int:
@@ -145,6 +149,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         headers = {}
         if self.allow:
             headers["Allow"] = ", ".join(self.allow)
+        if self.replayed:
+            headers["Idempotency-Replayed"] = "true"
         if self.kind.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
             headers["Retry-After"] = str(RETRY_AFTER_S)
         return headers
@@ -165,9 +171,12 @@ def refuse_size(path: str, size_bytes: int, limit_bytes: int) -> NoReturn:
     raise Problem("REQUEST_TOO_LARGE", f"{path} {message}", errors=[FieldError(path, message)])
 
 
-def of_rejection(rejected: Rejected) -> Problem:
+def of_rejection(rejected: Rejected, outcome: RequestOutcome) -> Problem:
     """Return the problem that a rejection by the state machine is."""
-    return Problem(rejected.code.value, rejected.detail)
+    problem = Problem(rejected.code.value, rejected.detail)
+    problem.position = outcome.position
+    problem.replayed = outcome.replayed
+    return problem
 
 
 _MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")

@@ -96,7 +96,8 @@ class Replies:
 
     def problem(self, problem: Problem) -> Reply:
         more = "".join(f"{name}: {value}\r\n" for name, value in problem.headers().items())
-        return self.of_bytes(problem.status, PROBLEM_JSON, _encode(problem.body()), more=more)
+        body = _encode(problem.body())
+        return self.of_bytes(problem.status, PROBLEM_JSON, body, problem.position, more)
 
     def of_bytes(
         self,

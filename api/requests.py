@@ -101,7 +101,7 @@ def timeout_ms(request: web.Request) -> int:
         return DEFAULT_TIMEOUT_MS
     timeout = _number(text)
     if not 1 <= timeout <= GREATEST_TIMEOUT_MS:
-        refuse_field(TIMEOUT, f"must be an integer from 1 to {GREATEST_TIMEOUT_MS}")
+        refuse_field(str(TIMEOUT), f"must be an integer from 1 to {GREATEST_TIMEOUT_MS}")
     return timeout
 
 
@@ -116,7 +116,7 @@ def idempotency(request: web.Request, body: bytes, settings: ApiSettings) -> Ide
         return None
     if _VISIBLE_ASCII.fullmatch(key) is None:
         refuse_field(
-            IDEMPOTENCY_KEY, f"must be 1 to {GREATEST_KEY_LENGTH} visible ASCII characters"
+            str(IDEMPOTENCY_KEY), f"must be 1 to {GREATEST_KEY_LENGTH} visible ASCII characters"
         )
     asked = blake2b(f"{request.method} {request.path}\n".encode(), digest_size=DIGEST_BYTES)
     asked.update(body)

@@ -72,5 +72,5 @@ def applied(outcome: RequestOutcome) -> AnyResult:
     """
     only = outcome.outcomes[0]
     if isinstance(only, Rejected):
-        raise of_rejection(only)
+        raise of_rejection(only, outcome)
     return only.result
