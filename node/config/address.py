@@ -46,13 +46,13 @@ class Address:
         name = self.host.rstrip(".").lower()
         if name == "localhost" or name.endswith(".localhost"):
             return True
-        ip = _ip(self.host)
+        ip = _reached(self.host)
         return ip is not None and ip.is_loopback
 
     @property
     def is_unspecified(self) -> bool:
         """Whether it means every interface (`0.0.0.0`, `::`): it can be bound but not dialled."""
-        ip = _ip(self.host)
+        ip = _reached(self.host)
         return ip is not None and ip.is_unspecified
 
 
@@ -75,9 +75,12 @@ def _parse_host(host: str, text: str) -> str:
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ip = ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
         return None
-    # ::ffff:127.0.0.1 reaches what 127.0.0.1 reaches, so it is judged as that.
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return mapped if mapped is not None and (mapped.is_loopback or mapped.is_unspecified) else ip
+
+
+def _reached(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that traffic to `host` reaches: 127.0.0.1 for ::ffff:127.0.0.1."""
+    ip = _ip(host)
+    return (isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped) or ip

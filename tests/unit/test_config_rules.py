@@ -97,7 +97,7 @@ def test_an_address_that_means_every_interface_is_not_for_dialling(tmp_path: Pat
     text = """
     [cluster]
     nodes = [{ id = "n1", api = "0.0.0.0:7101", peer = "[::]:7201" }]
-    dial_overrides = { n1 = "0.0.0.0:1" }
+    dial_overrides = { n1 = "[::ffff:0.0.0.0]:1" }
     [security]
     insecure = true
     """
@@ -120,7 +120,9 @@ def test_api_and_peers_need_ports_of_their_own(tmp_path: Path) -> None:
     assert set(faults(tmp_path, text)) == {"node.peer_address"}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "[::1]", "localhost", "LOCALHOST."])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.8.9.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "LOCALHOST."]
+)
 def test_a_loopback_address_needs_no_protection(tmp_path: Path, host: str) -> None:
     text = f'[node]\napi_address = "{host}:7101"' + NODES
     assert load_text(tmp_path, text).node.api_address.is_loopback

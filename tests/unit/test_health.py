@@ -250,6 +250,9 @@ async def test_members_come_and_go_while_checks_go_on(world: World) -> None:
     assert [entry.node_id for entry in world.monitor.table().nodes] == ["n1", "n3", "n4"]
     assert all(node_id != "n2" for node_id, _ in world.asked)
     assert ("n3", "127.0.0.1:9") in world.asked
+    watches = {task.get_name() for task in asyncio.all_tasks()}
+    assert "health of n3" in watches
+    assert "health of n2" not in watches
 
 
 async def test_a_listener_that_fails_does_not_stop_the_checks(world: World) -> None:

@@ -210,6 +210,7 @@ def test_configuring_again_replaces_the_first_configuration() -> None:
     handler = configure_logging(level="info", json=True, node_id="n1", stream=second)
     logger.info("once")
     handler.flush()
+    assert [h for h in logging.getLogger().handlers if isinstance(h, QueuedHandler)] == [handler]
     assert first.getvalue() == ""
     assert second.getvalue().count("\n") == 1
 

@@ -76,8 +76,9 @@ def test_one_wrong_clock_of_three_moves_nobody(world: World) -> None:
     assert world.clock.bounded_wall_ms() == START_MS
 
 
-def test_of_two_clocks_neither_is_called_wrong(world: World) -> None:
-    world.hear(n2=86_400_000)
+@pytest.mark.parametrize("offset_ms", [86_400_000, -86_400_000])
+def test_of_two_clocks_neither_is_called_wrong(world: World, offset_ms: int) -> None:
+    world.hear(n2=offset_ms)
     assert world.clock.skew_ms() == 0
 
 
