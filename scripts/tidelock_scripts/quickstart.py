@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import signal
@@ -78,6 +79,11 @@ class Journey:
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        prog="scripts/quickstart",
+        description="Start three durable nodes, take timestamps through each of them, kill the "
+        "leader with SIGKILL, and show that no event was lost or repeated. Takes no arguments.",
+    ).parse_args()
     terminal = Terminal()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
