@@ -154,7 +154,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--check-config",
         action="store_true",
-        help="check the configuration, show what is in force, and end",
+        help="only check the configuration: report every mistake in it, and end",
     )
     found = parser.parse_args(argv)
     return Arguments(

@@ -261,15 +261,10 @@ class HttpConfig:
         minimum=64 * KIB,
         maximum=64 * MIB,
     )
-    max_line_bytes: int = setting(
-        8190,
-        "The longest request line, and so the longest path with its query.",
-        minimum=512,
-        maximum=64 * KIB,
-    )
     max_header_bytes: int = setting(
         8190,
-        "The longest single header.",
+        "The longest request line, and so the longest path with its query, and the longest single "
+        "header.",
         minimum=512,
         maximum=64 * KIB,
     )
