@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import sys
 from importlib import resources
 from pathlib import Path
 
 import tidelock.clocks
+from tests.meta.documents import ROOT
 
 
 def test_the_clocks_export_these_names() -> None:
@@ -50,3 +52,9 @@ def test_the_clocks_import_nothing_that_is_not_a_pure_part_of_the_standard_libra
 
 def test_the_sdk_tells_type_checkers_that_it_is_typed() -> None:
     assert resources.files("tidelock").joinpath("py.typed").is_file()
+
+
+def test_the_examples_of_the_sdk_show_what_really_comes_out() -> None:
+    failures, tried = doctest.testfile(str(ROOT / "sdk" / "README.md"), module_relative=False)
+    assert tried > 0
+    assert failures == 0
