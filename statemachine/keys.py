@@ -48,13 +48,12 @@ SESSION_BYTES: Final = 16
 GREATEST_NUMBER: Final = 2**63 - 1
 """The greatest integer that a key holds."""
 
-pack_number: Callable[[int], bytes] = struct.Struct(">Q").pack
-pack_event: Callable[[int, int], bytes] = struct.Struct(">QI").pack
-"""The 12 bytes that name an event: the entry and the place of its command."""
-
-_TIMER: Final = struct.Struct(">QB")
 _EVENT: Final = struct.Struct(">QI")
-_NUMBER_BYTES: Final = 8
+_TIMER: Final = struct.Struct(">QB")
+
+pack_number: Callable[[int], bytes] = struct.Struct(">Q").pack
+pack_event: Callable[[int, int], bytes] = _EVENT.pack
+"""The 12 bytes that name an event: the entry and the place of its command."""
 
 
 def stop_of(prefix: bytes) -> bytes:
@@ -76,18 +75,6 @@ def unpack_event(packed: bytes) -> tuple[int, int]:
     """Undo `pack_event`."""
     entry, place = _EVENT.unpack(packed)
     return entry, place
-
-
-def event_by_lamport(lamport: int, name: bytes) -> bytes:
-    """Return the row key of an event in the order of all events. `name` is not terminated."""
-    return EVENT_BY_LAMPORT + pack_number(lamport) + name
-
-
-def lamport_and_name(event_by_lamport_key: bytes) -> tuple[int, bytes]:
-    """Undo `event_by_lamport`."""
-    number_end = len(EVENT_BY_LAMPORT) + _NUMBER_BYTES
-    number = event_by_lamport_key[len(EVENT_BY_LAMPORT) : number_end]
-    return int.from_bytes(number, "big"), event_by_lamport_key[number_end:]
 
 
 def settled_unit(session: bytes, sequence: int) -> bytes:

@@ -98,7 +98,10 @@ class Sessions:
             session.watermark = unit.watermark
 
     def expire(self, due_ms: int, session_id: bytes) -> None:
-        """Do what a session's timer is for: forget it, or look again when it has been used."""
+        """Do what a session's timer is for: forget it, or look again when it has been used.
+
+        A session that this entry has used is kept, so none that is forgotten waits to be saved.
+        """
         timers.disarm(self._writes, due_ms, TimerKind.SESSION_EXPIRY, session_id)
         session = self.find(session_id)
         assert session is not None, "a session lives as long as its timer"
@@ -109,7 +112,6 @@ class Sessions:
         for sequence in range(session.watermark, session.greatest + 1):
             self._writes.delete(keys.settled_unit(session_id, sequence))
         del self._cached[session_id]
-        self._changed.pop(session_id, None)
 
     def save(self) -> None:
         """Write the rows that the entry changed."""
