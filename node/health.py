@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
@@ -61,13 +62,18 @@ class HttpProbe:
                 auto_decompress=False,
             )
         url = f"http://{address}{LIVE_PATH}"
-        async with self._session.get(url, allow_redirects=False) as answer:
-            if answer.status != 200:
-                return f"it answered {answer.status}"
-            answering = answer.headers.get(NODE_HEADER, node_id)
-            if answering != node_id:
-                return f"{answering[:64]!r} answers at {address}"
-            return None
+        try:
+            async with self._session.get(url, allow_redirects=False) as answer:
+                if answer.status != 200:
+                    return f"it answered {answer.status}"
+                answering = answer.headers.get(NODE_HEADER, node_id)
+        except aiohttp.ClientConnectorError as error:
+            number = error.os_error.errno
+            cause = os.strerror(number).lower() if number else str(error.os_error)
+            return f"cannot connect to {address}: {cause}"
+        if answering != node_id:
+            return f"{answering[:64]!r} answers at {address}"
+        return None
 
     async def close(self) -> None:
         if self._session is not None:

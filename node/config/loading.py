@@ -121,7 +121,7 @@ class Launch(NamedTuple):
 
     config: Config
     bootstrap: bool
-    """Form a new cluster of `cluster.nodes`."""
+    """Form a new cluster of `cluster.nodes`. Given to one of them only."""
     check_config: bool
     """Only check the configuration, then end."""
 
@@ -149,7 +149,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--bootstrap",
         action="store_true",
-        help="form a new cluster of the nodes in cluster.nodes, if this node has no data yet",
+        help="form a new cluster of the nodes in cluster.nodes; for one node only, and only once",
     )
     parser.add_argument(
         "--check-config",
