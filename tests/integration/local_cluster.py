@@ -147,15 +147,20 @@ class LocalRouting:
         self.entries = [_healthy(node_id) for node_id in ("n1", "n2", "n3")]
 
     def fail(self, node_id: str) -> None:
-        """Mark a node as failed."""
-        failed = RoutingEntry(
+        self._enter(node_id, NodeState.FAILED, "Three checks in a row were missed.")
+
+    def suspect(self, node_id: str) -> None:
+        self._enter(node_id, NodeState.SUSPECT, "The last check was missed.")
+
+    def _enter(self, node_id: str, state: NodeState, reason: str) -> None:
+        entered = RoutingEntry(
             node_id=node_id,
-            in_rotation=False,
-            state=NodeState.FAILED,
-            reason="Three checks in a row were missed.",
+            in_rotation=state is NodeState.SUSPECT,
+            state=state,
+            reason=reason,
             since_ms=START_MS + 3_000,
         )
-        self.entries = [failed if node.node_id == node_id else node for node in self.entries]
+        self.entries = [entered if node.node_id == node_id else node for node in self.entries]
 
     def table(self) -> RoutingTable:
         return RoutingTable(nodes=tuple(self.entries))

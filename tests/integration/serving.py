@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import Any
 
 from aiohttp import ClientSession, TCPConnector, web
@@ -81,7 +82,11 @@ class Api:
             sent.setdefault("Content-Type", "application/json")
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
         async with self._session.request(
-            method, url, data=body, headers=sent, skip_auto_headers=("Content-Type",)
+            method,
+            url,
+            data=None if body is None else BytesIO(body),
+            headers=sent,
+            skip_auto_headers=("Content-Type",),
         ) as response:
             return Answered(response.status, response.headers, await response.read())
 
