@@ -35,6 +35,7 @@ from node.consensus.transport import RaftTransport
 from statemachine.gates import SUPPORTED_VERSION
 from statemachine.machine import Machine
 from statemachine.outcomes import UnitOutcome
+from statemachine.store import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -735,6 +736,11 @@ class Engine(LinkEvents):
         self.initial_peers[node_id] = address
         if self.membership.in_force is not None:
             self._on_configuration(self.membership.in_force)
+
+    @property
+    def machine_store(self) -> Reader:
+        """The state to read, as far as it is applied here."""
+        return self._storage
 
     @property
     def leader_id(self) -> str | None:

@@ -182,9 +182,8 @@ class Replication:
     def _rewind(self, peer: str, next_index: int) -> None:
         progress = self.progress(peer)
         progress.rewound_at = progress.sequence + 1
-        base = self._journal.base()[0]
-        if next_index <= base:
-            progress.needs_snapshot = True
+        progress.needs_snapshot = next_index <= self._journal.base()[0]
+        if progress.needs_snapshot:
             next_index = self._journal.last()[0] + 1
         self.counters["rewinds"] += 1
         self._raft.set_next_index(peer, next_index)
@@ -202,6 +201,8 @@ class Replication:
 
     def on_compacted(self) -> None:
         """The log begins later now: whoever needed what is gone needs a snapshot."""
+        if not self._raft.is_leader:
+            return
         base = self._journal.base()[0]
         for peer, progress in self._progress.items():
             if progress.resume_at and progress.resume_at <= base:
@@ -209,11 +210,6 @@ class Replication:
                 progress.needs_snapshot = True
             elif 0 < self._raft.next_index(peer) <= base:
                 progress.needs_snapshot = True
-
-    def snapshot_installed(self, peer: str, index: int) -> None:
-        """The peer holds the state up to `index` now."""
-        self.progress(peer).needs_snapshot = False
-        self._rewind(peer, index + 1)
 
     def wants_snapshot(self) -> list[str]:
         return [peer for peer, progress in self._progress.items() if progress.needs_snapshot]

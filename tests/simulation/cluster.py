@@ -24,7 +24,7 @@ SETTINGS = EngineSettings(
 )
 JOURNAL_SETTINGS = JournalSettings(segment_bytes=4_000, cache_bytes=16_000)
 
-EXPECTED_STOPS = ("the journal cannot be written",)
+EXPECTED_STOPS = ("the journal cannot be written", "the snapshot cannot be installed: OSError")
 """Reasons for which a node may stop itself when its disk was made to fail."""
 
 

@@ -1,0 +1,248 @@
+"""What goes wrong, when, and for how long: all of it chosen by the seed."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable
+
+from tests.simulation.cluster import SimulatedCluster
+
+FaultAction = Callable[[], None]
+
+
+class Faults:
+    """Injects one fault after another; never destroys what only a majority of disks holds."""
+
+    def __init__(self, cluster: SimulatedCluster, rate_per_s: float) -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._rate_per_s = rate_per_s
+        self.counters: Counter[str] = Counter()
+        self.running = False
+        self._actions: list[tuple[str, FaultAction]] = [
+            ("kill", self._kill),
+            ("kill_leader", self._kill_leader),
+            ("power_loss", self._power_loss),
+            ("power_loss_of_all", self._power_loss_of_all),
+            ("pause", self._pause),
+            ("pause_leader", self._pause_leader),
+            ("isolate", self._isolate),
+            ("split", self._split),
+            ("one_way", self._one_way),
+            ("ring", self._ring),
+            ("flap", self._flap),
+            ("reset", self._reset),
+            ("slow_link", self._slow_link),
+            ("clog", self._clog),
+            ("clock_jump", self._clock_jump),
+            ("slow_disk", self._slow_disk),
+            ("failing_disk", self._failing_disk),
+            ("full_disk", self._full_disk),
+            ("bit_flip", self._bit_flip),
+            ("wipe", self._wipe),
+            ("transfer", self._transfer),
+        ]
+
+    def start(self) -> None:
+        self.running = True
+        self._schedule()
+
+    def _schedule(self) -> None:
+        self._world.at(self._world.rng.expovariate(self._rate_per_s), self._inject)
+
+    def _inject(self) -> None:
+        if not self.running:
+            return
+        name, action = self._world.rng.choice(self._actions)
+        self.counters[name] += 1
+        action()
+        self._schedule()
+
+    def heal_everything(self) -> None:
+        self.running = False
+        self._cluster.network.slow.clear()
+        self._cluster.network.heal(sorted(self._cluster.network.cut))
+        for name in self._cluster.names:
+            self._cluster.resume(name)
+            self._cluster.start(name)
+
+    # --- choosing
+
+    def _any(self) -> str:
+        return self._world.rng.choice(self._cluster.names)
+
+    def _leader_name(self) -> str:
+        leader = self._cluster.leader()
+        return leader.identity.node_id if leader is not None else self._any()
+
+    def _for(self, least_s: float, most_s: float) -> float:
+        return self._world.rng.uniform(least_s, most_s)
+
+    # --- processes
+
+    def _kill_and_restart(self, name: str, *, power_loss: bool) -> None:
+        self._cluster.kill(name, power_loss=power_loss)
+        self._world.at(self._for(0.05, 6.0), lambda: self._cluster.start(name))
+
+    def _kill(self) -> None:
+        self._kill_and_restart(self._any(), power_loss=False)
+
+    def _kill_leader(self) -> None:
+        self._kill_and_restart(self._leader_name(), power_loss=False)
+
+    def _power_loss(self) -> None:
+        self._kill_and_restart(self._any(), power_loss=True)
+
+    def _power_loss_of_all(self) -> None:
+        for name in self._cluster.names:
+            self._kill_and_restart(name, power_loss=True)
+
+    def _pause_one(self, name: str) -> None:
+        self._cluster.pause(name)
+        self._world.at(self._for(0.05, 5.0), lambda: self._cluster.resume(name))
+
+    def _pause(self) -> None:
+        self._pause_one(self._any())
+
+    def _pause_leader(self) -> None:
+        self._pause_one(self._leader_name())
+
+    def _clock_jump(self) -> None:
+        process = self._cluster.nodes[self._any()].process
+        process.wall_offset_ms += self._world.rng.choice((-60_000, -500, 500, 60_000))
+
+    def _transfer(self) -> None:
+        name = self._any()
+        engine = self._cluster.engine(name)
+        if engine is not None:
+            self._cluster.run_as(
+                name,
+                lambda: engine.admission.ask(
+                    "TRANSFER", "", engine.now() + 5.0, lambda _code, _detail: None
+                ),
+            )
+
+    # --- network
+
+    def _cut(self, pairs: list[tuple[str, str]], duration_s: float) -> None:
+        self._cluster.network.cut.update(pairs)
+        self._world.at(duration_s, lambda: self._cluster.network.heal(pairs))
+
+    def _both_ways(self, left: list[str], right: list[str]) -> list[tuple[str, str]]:
+        pairs = [(a, b) for a in left for b in right if a != b]
+        return pairs + [(b, a) for a, b in pairs]
+
+    def _isolate(self) -> None:
+        name = self._any() if self._world.rng.random() < 0.5 else self._leader_name()
+        self._cut(self._both_ways([name], self._cluster.names), self._for(0.2, 8.0))
+
+    def _split(self) -> None:
+        names = self._cluster.names.copy()
+        self._world.rng.shuffle(names)
+        half = len(names) // 2
+        self._cut(self._both_ways(names[:half], names[half:]), self._for(0.2, 8.0))
+
+    def _one_way(self) -> None:
+        source, target = self._world.rng.sample(self._cluster.names, 2)
+        self._cut([(source, target)], self._for(0.2, 6.0))
+
+    def _ring(self) -> None:
+        names = self._cluster.names
+        count = len(names)
+        pairs = [
+            (names[a], names[b])
+            for a in range(count)
+            for b in range(count)
+            if a != b and (a - b) % count not in (1, count - 1)
+        ]
+        self._cut(pairs or self._both_ways(names[:1], names[1:2]), self._for(0.2, 6.0))
+
+    def _flap(self) -> None:
+        left, right = self._world.rng.sample(self._cluster.names, 2)
+        for turn in range(5):
+            self._world.at(
+                turn * 0.3, lambda: self._cut(self._both_ways([left], [right]), 0.15)
+            )
+
+    def _reset(self) -> None:
+        source, target = self._world.rng.sample(self._cluster.names, 2)
+        self._cluster.network.reset(source, target)
+
+    def _slow_link(self) -> None:
+        pair = tuple(self._world.rng.sample(self._cluster.names, 2))
+        self._cluster.network.slow[(pair[0], pair[1])] = self._for(0.005, 0.2)
+        self._world.at(
+            self._for(0.5, 6.0),
+            lambda: self._cluster.network.slow.pop((pair[0], pair[1]), None) and None,
+        )
+
+    def _clog(self) -> None:
+        """A link stands still and then delivers everything at once."""
+        source, target = self._world.rng.sample(self._cluster.names, 2)
+        self._cut([(source, target)], self._for(0.05, 0.6))
+
+    # --- disks
+
+    def _slow_disk(self) -> None:
+        disk = self._cluster.nodes[self._any()].disk
+        if disk is not None:
+            usual = disk.latency_s
+            disk.latency_s = lambda: self._world.rng.uniform(0.01, 0.15)
+
+            def mend() -> None:
+                disk.latency_s = usual
+
+            self._world.at(self._for(0.2, 4.0), mend)
+
+    def _break_disk(self, number: int) -> None:
+        name = self._any()
+        disk = self._cluster.nodes[name].disk
+        if disk is not None:
+            disk.fail(number)
+            self._world.at(self._for(1.0, 6.0), lambda: self._restart_failed(name))
+
+    def _restart_failed(self, name: str) -> None:
+        self._cluster.kill(name)
+        self._cluster.start(name)
+
+    def _failing_disk(self) -> None:
+        self._break_disk(errno.EIO)
+
+    def _full_disk(self) -> None:
+        self._break_disk(errno.ENOSPC)
+
+    def _may_lose_a_disk(self, name: str) -> bool:
+        """Whether everybody else is up, holds all that is committed, and nobody is new."""
+        others = [other for other in self._cluster.names if other != name]
+        engines = [self._cluster.engine(other) for other in others]
+        if len(others) < 2 or self._cluster.network.cut:
+            return False
+        known = [engine for engine in engines if engine is not None]
+        if len(known) != len(others) or any(node.damaged for node in self._cluster.nodes.values()):
+            return False
+        commit = max(engine.raft.commit_index for engine in known)
+        return all(
+            engine.membership.is_voter
+            and engine.membership.in_force is not None
+            and not engine.membership.change_pending
+            and len(engine.membership.in_force.voters) == len(self._cluster.names)
+            and engine.journal.durable_index >= commit
+            for engine in known
+        )
+
+    def _bit_flip(self) -> None:
+        name = self._any()
+        if not self._may_lose_a_disk(name):
+            return
+        self._cluster.kill(name)
+        self._cluster.flip_bit(name)
+        self._world.at(self._for(0.1, 3.0), lambda: self._cluster.start(name))
+
+    def _wipe(self) -> None:
+        name = self._any()
+        if not self._may_lose_a_disk(name):
+            return
+        self._cluster.kill(name)
+        self._cluster.wipe(name)
+        self._world.at(self._for(0.1, 3.0), lambda: self._cluster.start(name))
