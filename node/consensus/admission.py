@@ -328,9 +328,12 @@ class Admission:
     # --- bootstrap
 
     def _try_bootstrap(self) -> None:
-        """Create the cluster once every node of the file is here with an empty disk."""
+        """Create the cluster once every node of the file is here with an empty disk.
+
+        The first node by id creates it, so that no two clusters arise when every node was told to.
+        """
         engine = self._engine
-        if not self._bootstrap:
+        if not self._bootstrap or min(engine.initial_peers, default="~") < engine.identity.node_id:
             return
         members = [engine.own_member_record]
         for node_id, address in sorted(engine.initial_peers.items()):

@@ -200,6 +200,8 @@ class Engine(LinkEvents):
         self._published_digest = self.machine.checkpoint[0]
         self._known_commit = 0
         self._alive_due = 0.0
+        self._refusals: dict[str, RefusalReason] = {}
+        """The last refusal of each peer: repeated ones are not worth a line."""
 
     def _align_journal(self) -> None:
         """State and journal were written separately: make the journal continue the state.
@@ -503,7 +505,9 @@ class Engine(LinkEvents):
         self.kick()
 
     def on_refused(self, peer: str, reason: RefusalReason) -> None:
-        logger.warning("peer %s does not admit this node: %s", peer, reason)
+        if self._refusals.get(peer) is not reason:
+            self._refusals[peer] = reason
+            logger.warning("peer %s does not admit this node: %s", peer, reason)
         if reason is RefusalReason.REGRESSED:
             self.on_regressed()
 
