@@ -81,6 +81,10 @@ KINDS: Final[dict[str, ProblemKind]] = {
 }
 
 
+OPEN_CODES: Final = frozenset({"MEMBERSHIP_REFUSED", "REJOIN_REFUSED"})
+"""Who refuses names the reason with a code of its own; these stand for any of them."""
+
+
 class FieldError(msgspec.Struct, frozen=True):
     """What is wrong with one field."""
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from api.endpoints import COMMON_ERRORS, Endpoint, Parameter
-from api.errors import KINDS, ProblemBody
+from api.errors import KINDS, OPEN_CODES, ProblemBody
 from api.requests import (
     GREATEST_KEY_LENGTH,
     IDEMPOTENCY_KEY,
@@ -162,6 +162,7 @@ def _responses(endpoint: Endpoint, described: _Described) -> Json:
 
 def _problem(status: int, codes: Sequence[str]) -> Json:
     advice = _RETRY_AFTER if status in (429, 503) else {}
+    code: Json = {"type": "string"} if OPEN_CODES.intersection(codes) else {"enum": list(codes)}
     return {
         "description": "; ".join(f"`{code}`: {KINDS[code].title}" for code in codes),
         "headers": {**_STAMPS, **advice},
@@ -170,7 +171,7 @@ def _problem(status: int, codes: Sequence[str]) -> Json:
                 "schema": {
                     "allOf": [
                         reference(ProblemBody),
-                        {"properties": {"code": {"enum": list(codes)}}},
+                        {"properties": {"code": code}},
                     ]
                 }
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
@@ -55,13 +56,42 @@ class Answered:
         return self.status, self.code, [error["path"] for error in self.body.get("errors", [])]
 
 
+class _Described:
+    """What the OpenAPI document says, held against every answer that a test gets."""
+
+    def __init__(self, document: Any) -> None:
+        self._operations = [
+            (re.compile(re.sub(r"{\w+}", "[^/]+", path)), methods)
+            for path, methods in document["paths"].items()
+        ]
+
+    def check(self, method: str, path: str, answered: Answered) -> None:
+        """Assert that the operation, when there is one, lists the status and the code."""
+        asked = path.partition("?")[0]
+        for pattern, methods in self._operations:
+            operation = methods.get(method.lower())
+            if operation is None or pattern.fullmatch(asked) is None:
+                continue
+            listed = operation["responses"][str(answered.status)]["content"]
+            schema = listed[answered.headers["Content-Type"].partition(";")[0]]["schema"]
+            if answered.status >= 400:
+                codes = schema["allOf"][1]["properties"]["code"].get("enum")
+                assert codes is None or answered.code in codes, (path, answered.code)
+
+
 class Api:
     """A client of the served API, with the cluster behind it to look at and to break."""
 
     def __init__(
-        self, session: ClientSession, port: int, cluster: LocalCluster, routing: LocalRouting
+        self,
+        session: ClientSession,
+        port: int,
+        cluster: LocalCluster,
+        routing: LocalRouting,
+        described: Any,
     ) -> None:
         self._session = session
+        self._described = _Described(described)
         self.port = port
         self.cluster = cluster
         self.routing = routing
@@ -88,7 +118,9 @@ class Api:
             headers=sent,
             skip_auto_headers=("Content-Type",),
         ) as response:
-            return Answered(response.status, response.headers, await response.read())
+            answered = Answered(response.status, response.headers, await response.read())
+        self._described.check(method, path, answered)
+        return answered
 
     async def get(self, path: str, **headers: str) -> Answered:
         return await self.call("GET", path, headers=headers)
@@ -118,6 +150,8 @@ async def serving(
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         async with ClientSession(connector=TCPConnector(limit=0), auto_decompress=False) as session:
-            yield Api(session, port, cluster, routing)
+            async with session.get(f"http://127.0.0.1:{port}/openapi.json") as response:
+                described = await response.json()
+            yield Api(session, port, cluster, routing, described)
     finally:
         await runner.cleanup()

@@ -240,7 +240,7 @@ async def test_requests_are_counted_by_route_method_and_status(api: Api) -> None
     assert count(EVENT, "POST", 422) == 1
     assert count("*", "*", 404) == 2
     assert count(EVENT, "*", 405) == 1
-    assert len(counts) == 4
+    assert not any("nowhere" in str(labels) for labels in counts)
 
 
 async def test_durations_fall_into_cumulative_buckets(api: Api) -> None:
