@@ -116,7 +116,7 @@ def test_truncating_entries_of_older_segments_survives_a_restart_after_compactio
 
 def test_a_reset_leaves_one_committed_placeholder_and_keeps_term_and_vote() -> None:
     disk, _ = filled()
-    journal = opened(disk)
+    journal = SegmentedJournal(disk, DISK_ID)
     journal.reset_to(500, 6)
     assert len(disk.names()) == 1
     assert journal.disk_bytes < 300
@@ -356,11 +356,13 @@ def test_a_group_taken_out_of_the_middle_is_damage() -> None:
 def test_records_of_another_disk_are_not_taken_for_own() -> None:
     own, other = FaultyDisk(), FaultyDisk()
     opened(own)
-    SegmentedJournal(other, b"another disk, id", SMALL).setCurrentTerm(3, "n9")
+    journal = SegmentedJournal(other, b"another disk, id", SMALL)
+    journal.setCurrentTerm(3, "n9")
+    journal.flush_now()
     (name,) = own.names()
     mixed = own.read(name)[:SEGMENT_HEADER_BYTES] + other.read(name)[SEGMENT_HEADER_BYTES:]
-    journal = reopened({name: mixed})
-    assert journal.getCurrentTerm() == 0
+    with pytest.raises(JournalDamagedError, match="no readable group"):
+        reopened({name: mixed})
 
 
 def crafted(*records: tuple[int, int]) -> Files:
