@@ -35,11 +35,14 @@ class MemoryStore:
         return len(self._keys)
 
     def get(self, key: bytes) -> bytes | None:
+        _require_key(key)
         return self._values.get(key)
 
     def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
+        _require_key(start)
+        _require_key(stop)
         if limit <= 0 or stop <= start:
             return []
         first = bisect_left(self._keys, start)
@@ -53,12 +56,17 @@ class MemoryStore:
         return [(key, values[key]) for key in page]
 
     def put(self, key: bytes, value: bytes) -> None:
-        if not 1 <= len(key) <= GREATEST_KEY_BYTES:
-            raise ValueError(f"a key has 1 to {GREATEST_KEY_BYTES} bytes, got {len(key)}")
+        _require_key(key)
         if key not in self._values:
             insort(self._keys, key)
         self._values[key] = value
 
     def delete(self, key: bytes) -> None:
+        _require_key(key)
         if self._values.pop(key, None) is not None:
             del self._keys[bisect_left(self._keys, key)]
+
+
+def _require_key(key: bytes) -> None:
+    if not 1 <= len(key) <= GREATEST_KEY_BYTES:
+        raise ValueError(f"a key has 1 to {GREATEST_KEY_BYTES} bytes, got {len(key)}")

@@ -217,13 +217,3 @@ def test_a_checkpoint_is_the_first_applied_entry_at_or_after_each_multiple() -> 
             assert machine.checkpoint[1] == machine.digest
     first, second = DIGEST_INTERVAL, 2 * DIGEST_INTERVAL + 5
     assert found == [0, 0, first, first, second, second]
-
-
-def test_many_participants_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statemachine.members.GREATEST_CACHED", 3)
-    small, plain = Log(), Log()
-    for log in (small, plain):
-        for number in range(20):
-            log.send(*[record(str(each)) for each in range(number)])
-        monkeypatch.undo()
-    assert small.store.items() == plain.store.items()

@@ -128,6 +128,14 @@ def test_events_recorded_between_two_pages_are_neither_repeated_nor_in_the_way()
     assert times == [(1, "a"), (2, "a"), (3, "a"), (4, "a"), (5, "a")]
 
 
+def test_a_cursor_never_leads_back_to_what_was_to_come_after() -> None:
+    log = Log()
+    log.send(*[record("a")] * 5)
+    _, cursor = list_events(log.store, limit=1)
+    found, _ = list_events(log.store, after_lamport=3, cursor=cursor, limit=5)
+    assert [event.lamport_timestamp for event in found] == [4, 5]
+
+
 @pytest.mark.parametrize("cursor", ["nonsense", "0", "ff" * 500])
 def test_a_cursor_from_elsewhere_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidCursorError, match="cursor is not one"):

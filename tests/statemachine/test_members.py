@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from statemachine import members
 from statemachine.commands import (
     AnyCommand,
     ChangeRouting,
     JoinParticipant,
     LeaveParticipant,
 )
+from statemachine.machine import Machine
 from statemachine.members import ParticipantStatus, get_participant, list_participants
+from statemachine.memory_store import MemoryStore
 from statemachine.outcomes import ParticipantChanged, RejectionCode, RoutingChanged
 from statemachine.paging import InvalidCursorError
 from statemachine.routing import GREATEST_REASON, RoutingState, list_routing
 from statemachine.timestamps import clock
-from tests.statemachine.building import START_MS, Log, code, record, result, sync
+from tests.statemachine.building import START_MS, Log, code, record, recorded, result, sync
 
 JOIN = JoinParticipant(node_id="a")
 LEAVE = LeaveParticipant(node_id="a")
@@ -109,6 +112,27 @@ def test_participants_are_listed_in_order_of_name(limit: int) -> None:
     assert found[1] == ParticipantStatus(
         node_id="a", lamport_timestamp=1, active=True, since_ms=START_MS
     )
+
+
+def test_clocks_in_use_stay_in_memory_but_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "GREATEST_CACHED", 3)
+    reads: list[bytes] = []
+
+    class CountingStore(MemoryStore):
+        def get(self, key: bytes) -> bytes | None:
+            reads.append(key)
+            return super().get(key)
+
+    log = Log()
+    log.store = CountingStore()
+    log.machine = Machine(log.store)
+    log.send(record("a"), record("b"), record("c"))
+    reads.clear()
+    log.do(record("a"))
+    assert b"Pa\0" not in reads
+    log.do(record("d"))
+    assert recorded(log.do(record("a"))).lamport_timestamp == 3
+    assert reads.count(b"Pa\0") == 1
 
 
 def test_a_participant_list_refuses_a_cursor_from_elsewhere() -> None:

@@ -70,6 +70,15 @@ def test_a_write_buffer_answers_as_if_its_writes_were_in_the_store(
     assert not buffer.pending
 
 
+@pytest.mark.parametrize(("reverse", "found"), [(False, b"d"), (True, b"b")])
+def test_rows_deleted_in_a_write_buffer_take_no_room_in_a_page(reverse: bool, found: bytes) -> None:
+    store = MemoryStore([(bytes([byte]), b"") for byte in b"abcdef"])
+    buffer = WriteBuffer(store)
+    for key in (b"a", b"b", b"c") if found == b"d" else (b"c", b"d", b"e", b"f"):
+        buffer.delete(key)
+    assert buffer.scan(b"a", b"z", limit=1, reverse=reverse) == [(found, b"")]
+
+
 def test_a_page_stays_as_it_was_when_the_store_changes() -> None:
     store = MemoryStore([(b"a", b"1"), (b"b", b"2")])
     page = store.scan(b"a", b"z", limit=10)
@@ -86,5 +95,13 @@ def test_a_memory_store_holds_what_replaced_it_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("key", [b"", b"k" * 501])
 def test_a_memory_store_refuses_keys_that_a_disk_would_refuse(key: bytes) -> None:
-    with pytest.raises(ValueError, match="1 to 500 bytes"):
-        MemoryStore().put(key, b"")
+    store = MemoryStore()
+    for refused in (
+        lambda: store.put(key, b""),
+        lambda: store.get(key),
+        lambda: store.delete(key),
+        lambda: store.scan(key, b"l", limit=1),
+        lambda: store.scan(b"a", key, limit=1),
+    ):
+        with pytest.raises(ValueError, match="1 to 500 bytes"):
+            refused()
