@@ -82,9 +82,10 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
-    disk_uuid: str
     peer_address: str
     api_address: str
+    disk_uuid: str = ""
+    """Empty in a request to admit: whichever disk is found there, when it is an empty one."""
 
 
 class MembershipError(Exception):

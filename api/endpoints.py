@@ -34,8 +34,16 @@ WRITE_ERRORS: Final = (
 READ_ERRORS: Final = ("NO_QUORUM", "INVALID_FIELD", "STATE_DAMAGED")
 """What any request can be answered that reads the state."""
 
-OPERATE_ERRORS: Final = ("NO_QUORUM", "OUTCOME_UNKNOWN", "INVALID_FIELD")
-"""What any request can be answered that changes the cluster itself."""
+MEMBERSHIP_ERRORS: Final = (
+    "NO_QUORUM",
+    "NO_LEADER",
+    "NOT_READY",
+    "TIMED_OUT",
+    "NOT_A_MEMBER",
+    "CHANGE_IN_PROGRESS",
+    "MEMBERSHIP_REFUSED",
+)
+"""What any request can be answered that changes who belongs to the cluster, or who leads it."""
 
 BODY_ERRORS: Final = (
     "MALFORMED_JSON",

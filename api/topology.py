@@ -9,7 +9,7 @@ from aiohttp import web
 
 from api import json_text, requests
 from api.cluster import ClusterStatus, Member, NodeStatus
-from api.endpoints import BODY_ERRORS, OPERATE_ERRORS, Endpoint, Parameter
+from api.endpoints import BODY_ERRORS, MEMBERSHIP_ERRORS, Endpoint, Parameter
 from api.errors import Problem
 from api.replies import Reply
 from api.routing import NodeState, RoutingView
@@ -69,15 +69,10 @@ Address = Annotated[
 ]
 
 
-DiskUuid = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=f"^[0-9A-Za-z-]+{END}")]
-
-
 class MemberBody(Body, frozen=True, kw_only=True):
     """A node with an empty disk that is to be admitted."""
 
     node_id: Name
-    disk_uuid: DiskUuid
-    """Names the disk: a node whose disk was lost is another member."""
     peer_address: Address
     api_address: Address
 
@@ -86,7 +81,6 @@ class Admitted(Answer, frozen=True, kw_only=True):
     """A node that replicates now and becomes a voter once it has caught up."""
 
     node_id: str
-    disk_uuid: str
     peer_address: str
     api_address: str
 
@@ -163,14 +157,12 @@ class Topologies:
         requests.idempotency(request, body, service.settings)
         member = Member(
             node_id=requests.name("nodeId", asked.node_id),
-            disk_uuid=asked.disk_uuid,
             peer_address=asked.peer_address,
             api_address=asked.api_address,
         )
         await service.cluster.add_member(member, timeout_ms=requests.timeout_ms(request))
         admitted = Admitted(
             node_id=member.node_id,
-            disk_uuid=member.disk_uuid,
             peer_address=member.peer_address,
             api_address=member.api_address,
         )
@@ -181,8 +173,6 @@ class Topologies:
         body = await requests.read_body(request, service.settings)
         requests.idempotency(request, body, service.settings)
         node_id = requests.path_name(request, "nodeId")
-        if all(node.node_id != node_id for node in service.cluster.status().nodes):
-            raise Problem("NODE_NOT_FOUND", f"{node_id!r} is not a member of the cluster.")
         await service.cluster.remove_member(node_id, timeout_ms=requests.timeout_ms(request))
         return service.replies.success(200, Removed(node_id=node_id))
 
@@ -204,9 +194,7 @@ class Topologies:
         try:
             state = await self._routing.rejoin(node_id)
         except LookupError:
-            raise Problem(
-                "NODE_NOT_FOUND", f"{node_id!r} is not a member of the cluster."
-            ) from None
+            raise Problem("NOT_A_MEMBER", f"{node_id!r} is not a member of the cluster.") from None
         return service.replies.success(200, Rejoined(node_id=node_id, state=state))
 
     async def _optional(
@@ -270,7 +258,7 @@ def endpoints(service: Service, routing: RoutingView) -> list[Endpoint]:
             body=MemberBody,
             answer=Admitted,
             status=201,
-            errors=(*BODY_ERRORS, *OPERATE_ERRORS, "MEMBERSHIP_REFUSED"),
+            errors=(*BODY_ERRORS, *MEMBERSHIP_ERRORS, "ALREADY_MEMBER", "NOT_EMPTY"),
             keyed=True,
             timed=True,
         ),
@@ -284,9 +272,8 @@ def endpoints(service: Service, routing: RoutingView) -> list[Endpoint]:
             answer=Removed,
             parameters=(Parameter(name="nodeId", type=Name, description="The member."),),
             errors=(
-                *OPERATE_ERRORS,
-                "NODE_NOT_FOUND",
-                "MEMBERSHIP_REFUSED",
+                *MEMBERSHIP_ERRORS,
+                "LAST_VOTER",
                 "REQUEST_TOO_LARGE",
                 "BODY_TIMEOUT",
             ),
@@ -303,7 +290,13 @@ def endpoints(service: Service, routing: RoutingView) -> list[Endpoint]:
             body=TransferBody,
             body_required=False,
             answer=Transferred,
-            errors=(*BODY_ERRORS, *OPERATE_ERRORS, "NODE_NOT_FOUND", "MEMBERSHIP_REFUSED"),
+            errors=(
+                *BODY_ERRORS,
+                *MEMBERSHIP_ERRORS,
+                "LAST_VOTER",
+                "NOT_A_VOTER",
+                "TRANSFER_FAILED",
+            ),
             keyed=True,
             timed=True,
         ),
@@ -317,7 +310,7 @@ def endpoints(service: Service, routing: RoutingView) -> list[Endpoint]:
             body=RejoinBody,
             body_required=False,
             answer=Rejoined,
-            errors=(*BODY_ERRORS, *OPERATE_ERRORS, "NODE_NOT_FOUND", "REJOIN_REFUSED"),
+            errors=(*BODY_ERRORS, "NOT_A_MEMBER", "REJOIN_REFUSED"),
             keyed=True,
         ),
     ]

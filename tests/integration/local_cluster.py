@@ -116,7 +116,7 @@ class LocalCluster:
         if self.fault is not None:
             raise self.fault
         if target is not None and all(member.node_id != target for member in self.members):
-            raise MembershipError("NODE_NOT_FOUND", f"{target} is not a member.")
+            raise MembershipError("NOT_A_MEMBER", f"{target} is not a member.")
         self.leader = "n2" if target is None else target
         return self.leader
 
@@ -128,13 +128,15 @@ class LocalCluster:
     async def remove_member(self, node_id: str, *, timeout_ms: int) -> None:
         if self.fault is not None:
             raise self.fault
-        self.members = [member for member in self.members if member.node_id != node_id]
+        kept = [member for member in self.members if member.node_id != node_id]
+        if len(kept) == len(self.members):
+            raise MembershipError("NOT_A_MEMBER", f"{node_id} is not a member.")
+        self.members = kept
 
 
 def _member(node_id: str, place: int) -> Member:
     return Member(
         node_id=node_id,
-        disk_uuid=f"disk-{place}",
         peer_address=f"127.0.0.1:{7200 + place}",
         api_address=f"127.0.0.1:{7100 + place}",
     )

@@ -171,7 +171,7 @@ async def test_nesting_without_end_is_422(api: Api, depth: int) -> None:
         (f"{CLUSTER}/rejoin", {"node": "n1"}, "node"),
         (f"{CLUSTER}/leader/transfer", {"target": ""}, "target"),
         (f"{CLUSTER}/leader/transfer", {"to": "n2"}, "to"),
-        (f"{CLUSTER}/members", {"nodeId": "n4"}, "diskUuid"),
+        (f"{CLUSTER}/members", {"nodeId": "n4"}, "peerAddress"),
     ],
 )
 async def test_every_other_body_is_as_strict(api: Api, path: str, body: object, field: str) -> None:

@@ -72,7 +72,7 @@ def test_a_refusal_keeps_the_code_it_was_raised_with(
     unlisted = of_exception(raised("TOO_EARLY", "Wait for it."))
     assert unlisted is not None
     assert (unlisted.status, unlisted.code, unlisted.detail) == (409, "TOO_EARLY", "Wait for it.")
-    listed = of_exception(raised("NODE_NOT_FOUND", "n9 is not a member."))
+    listed = of_exception(raised("NOT_A_MEMBER", "n9 is not a member."))
     assert listed is not None
     assert listed.status == 404
 
