@@ -13,7 +13,7 @@ import sys
 def pump(source: int, path: str, max_bytes: int) -> None:
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     size = os.fstat(target).st_size
-    while chunk := os.read(source, 1 << 16):
+    while chunk := os.read(source, min(1 << 16, max_bytes)):
         if size + len(chunk) > max_bytes:
             os.close(target)
             os.replace(path, f"{path}.1")
