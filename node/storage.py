@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ _MIN_ROOM_BYTES: Final = 256 << 20
 """Free map kept ahead of the writer at each checkpoint; address space, not disk."""
 
 _LMDB_META_PAGES: Final = 2
+
+_FILL_AGE_S: Final = 1.0
 
 
 class StorageError(Exception):
@@ -90,6 +93,7 @@ class LmdbStorage:
         self._clock = clock
         self._copies = CopyWriter(bytes_per_s=copy_bytes_per_s)
         self._pending: dict[bytes, bytes | None] = {}
+        self._fill_ratio = 0.0
         self._closed = False
         self._open_environment()
 
@@ -240,9 +244,16 @@ class LmdbStorage:
 
     @property
     def fill_ratio(self) -> float:
-        """Used bytes as a share of the greatest map, or of what the disk can hold if less."""
-        capacity = min(self._max_map_bytes, self.file_bytes + self.disk_free_bytes)
-        return self._used_bytes / capacity
+        """Used bytes as a share of the greatest map, or of what the disk can hold if less.
+
+        Measured once per checkpoint and second, so it may be asked for every request.
+        """
+        now = self._clock()
+        if now >= self._fill_measured_at + _FILL_AGE_S:
+            capacity = min(self._max_map_bytes, self.file_bytes + self.disk_free_bytes)
+            self._fill_ratio = self._used_bytes / capacity
+            self._fill_measured_at = now
+        return self._fill_ratio
 
     # Copies for snapshots, and their installation.
 
@@ -403,6 +414,7 @@ class LmdbStorage:
         figures = self._transaction.stat()
         pages = figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
         self._used_bytes = (pages + _LMDB_META_PAGES) * figures["psize"]
+        self._fill_measured_at = -math.inf
 
     def _flush(self) -> None:
         """Hand the gathered writes to the write transaction, in key order."""
