@@ -94,6 +94,7 @@ class LmdbStorage:
         self._copies = CopyWriter(bytes_per_s=copy_bytes_per_s)
         self._pending: dict[bytes, bytes | None] = {}
         self._fill_ratio = 0.0
+        self._fill_measured_at = -math.inf
         self._closed = False
         self._open_environment()
 
