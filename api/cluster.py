@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -102,14 +102,14 @@ class Cluster(Protocol):
     @property
     def node_id(self) -> str: ...
 
-    async def propose(
+    def propose(
         self,
         commands: Sequence[AnyCommand],
         *,
         timeout_ms: int,
         idempotency: IdempotencyKey | None = None,
-    ) -> RequestOutcome:
-        """Replicate the commands as one request and return their outcomes.
+    ) -> Awaitable[RequestOutcome]:
+        """Replicate the commands as one request; await their outcomes.
 
         Raises:
             OutcomeUnknownError, NoQuorumError, RequestTooLargeError, OverloadedError,

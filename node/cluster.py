@@ -150,8 +150,10 @@ class EngineCluster:
             return "LEARNER"
         if node_id == self._engine.leader_id:
             return "LEADER"
-        return "FOLLOWER" if self._last_contact_ms(node_id, self._engine.now()) is not None else (
-            "UNKNOWN"
+        return (
+            "FOLLOWER"
+            if self._last_contact_ms(node_id, self._engine.now()) is not None
+            else ("UNKNOWN")
         )
 
     def _match_index(self, node_id: str) -> int | None:
@@ -163,7 +165,7 @@ class EngineCluster:
     def _last_contact_ms(self, node_id: str, now: float) -> int | None:
         if node_id == self._node_id:
             return 0
-        heard_at = self._engine.heard_from(node_id)
+        heard_at = self._engine.contacts.heard_at(node_id)
         return None if heard_at is None else int((now - heard_at) * 1000)
 
     # --- membership
@@ -182,9 +184,7 @@ class EngineCluster:
 
     async def add_member(self, member: Member, *, timeout_ms: int) -> None:
         deadline = self._engine.now() + timeout_ms / 1000
-        await self._ask(
-            ADD, member.node_id, deadline, member.peer_address, member.api_address
-        )
+        await self._ask(ADD, member.node_id, deadline, member.peer_address, member.api_address)
 
     async def remove_member(self, node_id: str, *, timeout_ms: int) -> None:
         deadline = self._engine.now() + timeout_ms / 1000

@@ -1,9 +1,9 @@
 """The data directory of a node: who it is, and what to do when it cannot be trusted any more.
 
-    identity.json   node id and disk uuid, made once
-    journal/        segments of the log
-    state/          LMDB
-    damaged-…/      what was put aside when it could not be read, the last one only
+identity.json   node id and disk uuid, made once
+journal/        segments of the log
+state/          LMDB
+damaged-…/      what was put aside when it could not be read, the last one only
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Housekeeping:
             (outcome,) = await self._propose(
                 TrimEvents(before_wall_ms=before_ms, limit=_TRIM_EVENTS)
             )
-            if isinstance(outcome, Applied) and isinstance(outcome.result, EventsTrimmed):
-                if outcome.result.more:
-                    return
+            result = outcome.result if isinstance(outcome, Applied) else None
+            if isinstance(result, EventsTrimmed) and result.more:
+                return
         self._trimmed_at = now

@@ -17,8 +17,9 @@ from api.metrics import Metrics
 from api.settings import ApiSettings
 from node.cluster import EngineCluster
 from node.config import Config
+from node.consensus.contacts import Identity
 from node.consensus.disk import DirectoryLock, FileDisk, lock_directory
-from node.consensus.engine import Engine, Identity
+from node.consensus.engine import Engine
 from node.consensus.journal import JournalSettings
 from node.consensus.journal_format import JournalDamagedError
 from node.consensus.membership import Configuration
@@ -120,8 +121,7 @@ class Process:
 
         def make_links(engine: Engine) -> TcpLinks:
             overrides = {
-                node_id: str(address)
-                for node_id, address in config.cluster.dial_overrides.items()
+                node_id: str(address) for node_id, address in config.cluster.dial_overrides.items()
             }
             links.append(TcpLinks(engine, loop, overrides))
             return links[0]
@@ -164,9 +164,7 @@ class Process:
             greatest_headers=http.max_headers,
             idempotency_ttl_ms=http.idempotency_ttl_ms,
         )
-        runner = web.AppRunner(
-            build_app(cluster, settings, monitor, Metrics()), access_log=None
-        )
+        runner = web.AppRunner(build_app(cluster, settings, monitor, Metrics()), access_log=None)
         await runner.setup()
         address = self._config.node.api_address
         await web.TCPSite(runner, address.host, address.port, backlog=1024).start()
@@ -189,7 +187,7 @@ class Process:
         kept = self._data.put_aside()
         logger.critical("what was there is kept in %s", kept)
         logging.shutdown()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program
 
 
 def engine_settings(config: Config) -> EngineSettings:
@@ -227,5 +225,3 @@ async def _compare(engine: Engine, node_id: str) -> Comparison:
 
     engine.compare_digest(node_id, done)
     return await future
-
-

@@ -1,4 +1,4 @@
-"""The replicated state as the engine uses it: LMDB with the boundaries of copies and installation."""
+"""The replicated state as the engine uses it: LMDB, with copies that come and go."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class Admission:
         if configuration is None or operation.member is None:
             return
         if not operation.proposed:
-            contact = engine.peers.get(operation.node_id)
+            contact = engine.contacts.get(operation.node_id)
             if contact is None or not engine.links.is_connected(operation.node_id):
                 return
             if not contact.blank:
@@ -292,7 +292,7 @@ class Admission:
         if not self._engine.settings.auto_replace:
             return
         for member in (*configuration.voters, *configuration.learners):
-            contact = self._engine.peers.get(member.node_id)
+            contact = self._engine.contacts.get(member.node_id)
             if (
                 contact is not None
                 and contact.blank
@@ -315,7 +315,7 @@ class Admission:
 
     def _caught_up(self, learner: MemberRecord) -> bool:
         engine = self._engine
-        contact = engine.peers.get(learner.node_id)
+        contact = engine.contacts.get(learner.node_id)
         matched = engine.raft.match_index(learner.node_id)
         return (
             contact is not None
@@ -337,7 +337,7 @@ class Admission:
             return
         members = [engine.own_member_record]
         for node_id, address in sorted(engine.initial_peers.items()):
-            contact = engine.peers.get(node_id)
+            contact = engine.contacts.get(node_id)
             if contact is None or not engine.links.is_connected(node_id):
                 return
             if not contact.blank:
@@ -373,7 +373,7 @@ class Admission:
     def on_connected(self, peer: str) -> None:
         """A founder that was not reached, or crashed before it had stored the record."""
         engine = self._engine
-        contact = engine.peers.get(peer)
+        contact = engine.contacts.get(peer)
         if (
             contact is not None
             and contact.blank

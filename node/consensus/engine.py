@@ -11,17 +11,19 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NoReturn
 
 from node.consensus.admission import Admission
-from node.consensus.appending import Appending
+from node.consensus.compaction import Compaction
+from node.consensus.contacts import Contacts, Identity
 from node.consensus.disk import Disk
+from node.consensus.dispatch import IMMEDIATE_KINDS, Dispatch
 from node.consensus.divergence import Divergence, Verdict
 from node.consensus.election import Election
 from node.consensus.journal import JournalSettings, SegmentedJournal
 from node.consensus.links import LinkEvents, Links
 from node.consensus.membership import CONFIGURATION_KEY, Configuration, MemberRecord, Membership
-from node.consensus.messages import PROTOCOL_VERSION, Frame, Kind, RefusalReason
+from node.consensus.messages import Frame, Kind, RefusalReason
 from node.consensus.proposals import Answer, Proposals
 from node.consensus.raft import CONFIGURATION_COMMAND, Raft
 from node.consensus.reads import OnRead, Reads
@@ -32,7 +34,6 @@ from node.consensus.snapshots import Snapshots
 from node.consensus.stamps import Stamps
 from node.consensus.state import IncomingCopy, StateStorage
 from node.consensus.transport import RaftTransport
-from statemachine.gates import SUPPORTED_VERSION
 from statemachine.machine import Machine
 from statemachine.outcomes import UnitOutcome
 from statemachine.store import Reader
@@ -40,42 +41,6 @@ from statemachine.store import Reader
 logger = logging.getLogger(__name__)
 
 _ALIVE_INTERVAL_S = 1.0
-
-_IMMEDIATE_KINDS = frozenset(
-    (
-        Kind.CONFIRM,
-        Kind.CONFIRM_REPLY,
-        Kind.FORWARD,
-        Kind.FORWARD_REFUSED,
-        Kind.READ_INDEX,
-        Kind.READ_INDEX_REPLY,
-        Kind.SNAPSHOT_REQUEST,
-        Kind.MEMBERSHIP_REQUEST,
-        Kind.MEMBERSHIP_REPLY,
-    )
-)
-"""Kinds that assert nothing about the log and so need not wait for a sync."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who this node is, and on which disk."""
-
-    node_id: str
-    disk_uuid: bytes
-    """16 bytes, made when the data directory was."""
-    peer_address: str
-    api_address: str
-
-
-@dataclass(frozen=True, slots=True)
-class PeerContact:
-    """What a peer said in its hello, and how it is."""
-
-    disk_uuid: bytes
-    api_address: str
-    state_version: int
-    blank: bool
 
 
 class Engine(LinkEvents):
@@ -109,9 +74,7 @@ class Engine(LinkEvents):
         self.machine = Machine(storage)
         self.journal = SegmentedJournal(disk, identity.disk_uuid, journal_settings)
         self._align_journal()
-        self.membership = Membership(
-            identity.node_id, identity.disk_uuid, self._on_configuration
-        )
+        self.membership = Membership(identity.node_id, identity.disk_uuid, self._on_configuration)
         self.links = make_links(self)
         self.transport = RaftTransport(self.links, lambda: self.raft.term)
         self.transport.last_log_index = lambda: self.journal.last()[0]
@@ -129,8 +92,14 @@ class Engine(LinkEvents):
             self.raft, self.journal, self.links, self.transport, settings
         )
         self.transport.replication = self.replication
-        self._appending = Appending(
-            self.raft, self.journal, self.transport, runtime.stop, self.counters
+        self.contacts = Contacts(
+            identity,
+            self.session,
+            self.membership,
+            self.replication,
+            lambda node_id: node_id in self.initial_peers,
+            lambda: self.raft.is_leader,
+            runtime.monotonic,
         )
         self.stamps = Stamps(runtime, lambda: self.machine.elapsed_ms)
         self.reads = Reads(
@@ -162,7 +131,7 @@ class Engine(LinkEvents):
             self.stamps.entry,
             lambda: self.journal.last()[0] - self.raft.last_applied,
             lambda: self.leader_ready and not self.admission.handing_over and not self.halted,
-            lambda: self.fill_ratio > settings.max_fill_ratio,
+            lambda: self._dispatch.greatest_fill_ratio() > settings.max_fill_ratio,
             self.counters,
         )
         self.snapshots = Snapshots(
@@ -176,6 +145,9 @@ class Engine(LinkEvents):
             self._install,
             self.counters,
         )
+        self._compaction = Compaction(
+            self.raft, self.journal, self.replication, self.snapshots, settings, self.counters
+        )
         self.admission = Admission(self, bootstrap=bootstrap)
         self.divergence = Divergence(self.membership)
         self.on_diverged: Callable[[], None] = lambda: runtime.stop("the state diverged")
@@ -186,22 +158,16 @@ class Engine(LinkEvents):
         """Called on a leader with a peer, its wall clock in ms and the round trip in ms."""
         self.on_configuration: list[Callable[[Configuration], None]] = []
         self.on_role_change: list[Callable[[], None]] = []
-        self.peers: dict[str, PeerContact] = {}
-        self._heard_at: dict[str, float] = {}
-        self._fill_of_peers: dict[str, float] = {}
         self.halted = False
         self.leader_ready = False
-        self._noop_term = -1
         self._inbox: deque[tuple[str, Frame]] = deque()
         self._scheduled = False
         self._syncing = False
         self._stopped = False
         self._ran_at = runtime.monotonic()
         self._published_digest = self.machine.checkpoint[0]
-        self._known_commit = 0
         self._alive_due = 0.0
-        self._refusals: dict[str, RefusalReason] = {}
-        """The last refusal of each peer: repeated ones are not worth a line."""
+        self._dispatch = Dispatch(self)
 
     def _align_journal(self) -> None:
         """State and journal were written separately: make the journal continue the state.
@@ -260,9 +226,7 @@ class Engine(LinkEvents):
 
     # --- callers
 
-    def propose(
-        self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]
-    ) -> None:
+    def propose(self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]) -> None:
         """Replicate an encoded request. See `Proposals.submit` for the errors."""
         self.proposals.submit(request, deadline, on_answer)
         self.kick()
@@ -331,7 +295,7 @@ class Engine(LinkEvents):
         self.snapshots.feed(now)
         self.admission.feed(now)
         if self._storage.checkpoint():
-            self._compact()
+            self._compaction.run(self._storage.durable_index, self._replicated_peers())
         if self.proposals.can_progress or self.raft.commit_index > applied:
             self.kick()
 
@@ -393,7 +357,7 @@ class Engine(LinkEvents):
             callback()
         self.kick()
 
-    def _on_journal_append(self, command: bytes, index: int, term: int) -> None:  # noqa: ARG002
+    def _on_journal_append(self, command: bytes, index: int, term: int) -> None:
         if command[0] == CONFIGURATION_COMMAND:
             self.membership.on_append(command, index)
 
@@ -440,54 +404,10 @@ class Engine(LinkEvents):
     # --- what the links call
 
     def hello(self) -> Frame:
-        return (
-            int(Kind.HELLO),
-            PROTOCOL_VERSION,
-            self.membership.cluster_id,
-            self.identity.node_id,
-            self.identity.disk_uuid,
-            self.session,
-            self.identity.api_address,
-            SUPPORTED_VERSION,
-            self.is_blank,
-        )
-
-    @property
-    def is_blank(self) -> bool:
-        """This disk has never been in a cluster."""
-        return self.membership.in_force is None
+        return self.contacts.hello()
 
     def admit(self, hello: Frame) -> RefusalReason | None:
-        _, version, cluster_id, node_id, disk_uuid, _, api_address, state_version, blank = hello
-        if version != PROTOCOL_VERSION:
-            return RefusalReason.PROTOCOL_VERSION
-        own_cluster = self.membership.cluster_id
-        if cluster_id is not None and own_cluster is not None and cluster_id != own_cluster:
-            return RefusalReason.WRONG_CLUSTER
-        known = node_id in self.initial_peers or (
-            self.membership.in_force is not None
-            and self.membership.in_force.member(node_id) is not None
-        )
-        if not known or node_id == self.identity.node_id:
-            return RefusalReason.UNKNOWN_NODE
-        if (
-            not blank
-            and self.membership.in_force is not None
-            and not self.membership.change_pending
-            and not self.membership.is_pair(node_id, disk_uuid)
-            and self.raft.is_leader
-        ):
-            return RefusalReason.REMOVED
-        if self.replication.progress(node_id).regressed and self.membership.is_pair(
-            node_id, disk_uuid
-        ):
-            return RefusalReason.REGRESSED
-        before = self.peers.get(node_id)
-        if before is not None and before.disk_uuid != disk_uuid:
-            self.replication.forget(node_id)
-        self.peers[node_id] = PeerContact(disk_uuid, api_address, state_version, blank)
-        self._heard_at[node_id] = self._runtime.monotonic()
-        return None
+        return self.contacts.admit(hello)
 
     def on_connected(self, peer: str) -> None:
         self.transport.discard(peer)
@@ -505,157 +425,19 @@ class Engine(LinkEvents):
         self.kick()
 
     def on_refused(self, peer: str, reason: RefusalReason) -> None:
-        if self._refusals.get(peer) is not reason:
-            self._refusals[peer] = reason
-            logger.warning("peer %s does not admit this node: %s", peer, reason)
+        self.contacts.refused(peer, reason)
         if reason is RefusalReason.REGRESSED:
             self.on_regressed()
 
     def on_frame(self, peer: str, frame: Frame) -> None:
-        self._heard_at[peer] = self._runtime.monotonic()
-        if frame[0] in _IMMEDIATE_KINDS:
+        self.contacts.heard(peer)
+        if frame[0] in IMMEDIATE_KINDS:
             self._dispatch(peer, frame)
         else:
             self._inbox.append((peer, frame))
 
     def on_frames_end(self) -> None:
         self.kick()
-
-    # --- frames
-
-    def _dispatch(self, peer: str, frame: Frame) -> None:  # noqa: PLR0912
-        """Hand one frame to whom it concerns. Shapes are checked; claims are judged here."""
-        match frame[0]:
-            case Kind.APPEND:
-                self._on_append(peer, frame)
-            case Kind.APPEND_REPLY:
-                if self._is_from_member(peer) and self._is_of_this_term(peer, frame[1]):
-                    self.replication.on_append_reply(peer, frame)
-            case Kind.VOTE_REQUEST:
-                if self._is_from_voter(peer):
-                    self.election.on_vote_request(peer, frame)
-            case Kind.VOTE:
-                if self._is_from_voter(peer):
-                    self.election.on_vote(peer, frame[1])
-            case Kind.TERM_HINT:
-                if self._is_from_member(peer):
-                    self.election.step_down(peer, frame[1])
-            case Kind.PRE_VOTE_REQUEST:
-                if self._is_from_voter(peer) and self.membership.is_voter:
-                    self.election.on_pre_vote_request(peer, frame)
-            case Kind.PRE_VOTE:
-                if self._is_from_voter(peer):
-                    self.election.on_pre_vote(peer, frame[1])
-            case Kind.TIMEOUT_NOW:
-                self.election.on_timeout_now(peer, frame[1])
-            case Kind.CONFIRM:
-                self._on_confirm(peer, frame)
-            case Kind.CONFIRM_REPLY:
-                self._on_confirm_reply(peer, frame)
-            case Kind.FORWARD:
-                self.proposals.on_forward(peer, frame[1], frame[2])
-            case Kind.FORWARD_REFUSED:
-                self.proposals.on_forward_refused(frame[1], frame[2], self._runtime.monotonic())
-            case Kind.READ_INDEX:
-                self.reads.on_read_index(peer, frame[1])
-            case Kind.READ_INDEX_REPLY:
-                self.reads.on_read_index_reply(frame, self._runtime.monotonic())
-            case Kind.SNAPSHOT_OFFER:
-                if frame[1] == self.raft.term and self.raft.leader_id == peer:
-                    self.snapshots.on_offer(peer, frame)
-            case Kind.SNAPSHOT_REQUEST:
-                self.snapshots.on_request(peer, frame[1], frame[2])
-            case Kind.SNAPSHOT_CHUNK:
-                self.snapshots.on_chunk(peer, frame)
-            case Kind.DIGEST:
-                self._on_digest(peer, frame[1], frame[2])
-            case Kind.DIGEST_REQUEST:
-                reply = (self.machine.applied_index, self.machine.digest)
-                self.links.send(peer, (int(Kind.DIGEST_REPLY), *reply))
-            case Kind.DIGEST_REPLY:
-                self.divergence.on_reply(peer, frame[1], frame[2])
-            case Kind.ALIVE:
-                pass
-            case Kind.BOOTSTRAP:
-                self.admission.on_bootstrap(peer, frame[1])
-            case Kind.MEMBERSHIP_REQUEST:
-                self.admission.on_request(peer, frame)
-            case Kind.MEMBERSHIP_REPLY:
-                self.admission.on_reply(frame)
-            case _:
-                self.counters["unexpected_frames"] += 1
-
-    def _contact_is_pair(self, peer: str) -> bool:
-        contact = self.peers.get(peer)
-        return contact is not None and self.membership.is_pair(peer, contact.disk_uuid)
-
-    def _is_from_member(self, peer: str) -> bool:
-        if self._contact_is_pair(peer):
-            return True
-        self.counters["strangers_frames"] += 1
-        return False
-
-    def _is_from_voter(self, peer: str) -> bool:
-        return self._is_from_member(peer) and self.membership.votes(peer)
-
-    def _is_of_this_term(self, peer: str, term: int) -> bool:
-        """Drop what speaks of an older term (D1), and follow a newer one."""
-        if term > self.raft.term:
-            self.election.step_down(peer, term)
-        if term != self.raft.term:
-            self.counters["stale_replies"] += 1
-            return False
-        return True
-
-    def _on_append(self, peer: str, frame: Frame) -> None:
-        term = frame[1]
-        if term < self.raft.term:
-            # The sender does not know that it is deposed (D9).
-            self.links.send(peer, (int(Kind.TERM_HINT), self.raft.term))
-            return
-        if not self.is_blank and not self._contact_is_pair(peer):
-            # A leader that our configuration does not know may be right: configurations arrive
-            # with its entries. It cannot be a leader of a term without a quorum of its own.
-            self.counters["appends_of_strangers"] += 1
-        self.election.leader_heard(self._runtime.monotonic())
-        self._known_commit = max(self._known_commit, frame[3])
-        self._appending.on_append(peer, frame)
-
-    def _on_confirm(self, peer: str, frame: Frame) -> None:
-        _, term, number, elapsed_ms, confirmed_age_ms = frame
-        if term < self.raft.term:
-            self.links.send(peer, (int(Kind.TERM_HINT), self.raft.term))
-        elif term == self.raft.term and self.raft.leader_id == peer:
-            self.stamps.heard(elapsed_ms)
-            self.reads.leader_was_confirmed(confirmed_age_ms)
-            fill = int(self._storage.fill_ratio * 1000)
-            self.links.send(
-                peer,
-                (
-                    int(Kind.CONFIRM_REPLY),
-                    term,
-                    number,
-                    self.raft.last_applied,
-                    fill,
-                    self._runtime.wall_ms(),
-                ),
-            )
-        # A newer term arrives by append_entries, which may change it durably.
-
-    def _on_confirm_reply(self, peer: str, frame: Frame) -> None:
-        _, term, number, _, fill, wall_ms = frame
-        if term == self.raft.term and self.raft.is_leader and self._is_from_member(peer):
-            self._fill_of_peers[peer] = fill / 1000
-            round_trip_s = self.reads.round_trip_s(number)
-            if round_trip_s is not None:
-                self.on_clock_sample(peer, wall_ms, int(round_trip_s * 1000))
-            if self.membership.votes(peer):
-                self.reads.on_confirm_reply(peer, number)
-
-    @property
-    def fill_ratio(self) -> float:
-        """Of the fullest member, as far as this node knows."""
-        return max(self._storage.fill_ratio, *self._fill_of_peers.values(), 0.0)
 
     # --- digests
 
@@ -665,13 +447,10 @@ class Engine(LinkEvents):
             self._published_digest = index
             for peer in self.membership.other_voters:
                 self.links.send(peer, (int(Kind.DIGEST), index, digest))
-            self._judge(self.identity.node_id, index, digest)
+            self.judge_digest(self.identity.node_id, index, digest)
 
-    def _on_digest(self, peer: str, index: int, digest: bytes) -> None:
-        if self._contact_is_pair(peer):
-            self._judge(peer, index, digest)
-
-    def _judge(self, node_id: str, index: int, digest: bytes) -> None:
+    def judge_digest(self, node_id: str, index: int, digest: bytes) -> None:
+        """Take a member's digest; stop or halt when the states differ."""
         match self.divergence.report(node_id, index, digest):
             case Verdict.AGREED:
                 self.halted = False
@@ -689,33 +468,26 @@ class Engine(LinkEvents):
         elif self.divergence.compare(peer, on_result):
             self.links.send(peer, (int(Kind.DIGEST_REQUEST),))
 
-    # --- compaction
+    # --- asking
 
-    def _compact(self) -> None:
-        """Drop journal that the state made durable and that no member needs."""
-        size = self.journal.size_bytes
-        if size < 2 * self.settings.journal_compact_bytes:
-            return
-        target = min(self._storage.durable_index, self.raft.last_applied)
-        base = self.journal.base()[0]
-        if self.raft.is_leader and size < self.settings.journal_retain_bytes:
-            for peer in self._replicated_peers():
-                target = min(target, max(self.raft.match_index(peer), base))
-        held = self.snapshots.oldest_index_held
-        if held is not None and size < 4 * self.settings.journal_retain_bytes:
-            target = min(target, max(held, base))
-        # Keep a tail for followers that are only a little behind.
-        target = min(target, self._index_before_bytes(self.settings.journal_compact_bytes))
-        if target > base:
-            self.journal.compact_to(target)
-            self.replication.on_compacted()
-            self.counters["compactions"] += 1
+    @property
+    def is_blank(self) -> bool:
+        """This disk has never been in a cluster."""
+        return self.membership.in_force is None
 
-    def _index_before_bytes(self, kept_bytes: int) -> int:
-        """The index behind which about `kept_bytes` of journal lie, by the average entry."""
-        base, last = self.journal.base()[0], self.journal.last()[0]
-        average = max(1, self.journal.size_bytes // max(1, last - base + 1))
-        return max(base, last - kept_bytes // average)
+    def now(self) -> float:
+        return self._runtime.monotonic()
+
+    def wall_ms(self) -> int:
+        return self._runtime.wall_ms()
+
+    def stop_process(self, reason: str) -> NoReturn:
+        self._runtime.stop(reason)
+
+    @property
+    def own_fill_ratio(self) -> float:
+        """How full this node's state and disk are."""
+        return self._storage.fill_ratio
 
     def _replicated_peers(self) -> list[str]:
         configuration = self.membership.in_force
@@ -726,11 +498,6 @@ class Engine(LinkEvents):
             for member in (*configuration.voters, *configuration.learners)
             if member.node_id != self.identity.node_id
         ]
-
-    # --- asking
-
-    def now(self) -> float:
-        return self._runtime.monotonic()
 
     def random_bytes(self, count: int) -> bytes:
         return self._runtime.random_bytes(count)
@@ -753,11 +520,7 @@ class Engine(LinkEvents):
     @property
     def known_commit_index(self) -> int:
         """The greatest commit index that a leader told this node of, or its own."""
-        return max(self._known_commit, self.raft.commit_index)
-
-    def heard_from(self, peer: str) -> float | None:
-        """When anything last came from the peer, in monotonic seconds."""
-        return self._heard_at.get(peer)
+        return max(self._dispatch.known_commit, self.raft.commit_index)
 
     @property
     def own_member_record(self) -> MemberRecord:

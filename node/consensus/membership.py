@@ -58,9 +58,7 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
     def with_learner(self, member: MemberRecord) -> Configuration:
         rest = self.without(member.node_id)
-        return Configuration(
-            self.format, self.cluster_id, rest.voters, (*rest.learners, member)
-        )
+        return Configuration(self.format, self.cluster_id, rest.voters, (*rest.learners, member))
 
     def with_voter(self, member: MemberRecord) -> Configuration:
         rest = self.without(member.node_id)
@@ -183,6 +181,10 @@ class Membership:
 
     def is_pair(self, node_id: str, disk_uuid: bytes) -> bool:
         return self._pairs.get(node_id) == disk_uuid
+
+    def names(self, node_id: str) -> bool:
+        """Whether a member has this id, on whatever disk."""
+        return node_id in self._pairs
 
     def votes(self, node_id: str) -> bool:
         return node_id in self._voter_ids

@@ -23,7 +23,7 @@ from api.cluster import (
     StorageFullError,
 )
 from node.consensus.links import Links
-from node.consensus.messages import Frame, Kind
+from node.consensus.messages import Kind
 from node.consensus.raft import Raft
 from node.consensus.settings import EngineSettings
 from statemachine.codec import MalformedEntryError, decode_unit, encode_unit
@@ -108,9 +108,7 @@ class Proposals:
 
     # --- taking requests
 
-    def submit(
-        self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]
-    ) -> None:
+    def submit(self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]) -> None:
         """Queue an encoded request; `on_answer` is called exactly once, never from here.
 
         Raises:
@@ -211,12 +209,8 @@ class Proposals:
         self._last_sequence += 1
         sequence = self._last_sequence
         watermark = min(self._slots, default=sequence)
-        unit = encode_unit(
-            self._session, sequence, watermark, [each.request for each in waiting]
-        )
-        slot = Slot(
-            sequence, unit, waiting, last_deadline=max(each.deadline for each in waiting)
-        )
+        unit = encode_unit(self._session, sequence, watermark, [each.request for each in waiting])
+        slot = Slot(sequence, unit, waiting, last_deadline=max(each.deadline for each in waiting))
         self._slots[sequence] = slot
         return slot
 

@@ -61,7 +61,7 @@ class _MsgpackInsteadOfPickle:
     """Stands in for the module `pickle` inside the library; lists come back as tuples."""
 
     @staticmethod
-    def dumps(value: object, protocol: int | None = None) -> bytes:  # noqa: ARG004
+    def dumps(value: object, protocol: int | None = None) -> bytes:
         return bytes(msgpack.packb(value))
 
     @staticmethod
@@ -95,14 +95,14 @@ def prepare_library() -> None:
     library.PIPE_NOTIFIER_ENABLED = False
 
 
-class PeerNode(Node):  # type: ignore[misc]
+class PeerNode(Node):
     """A node known by its id. Its hash is stable, so that sets of nodes have one order."""
 
     def __hash__(self) -> int:
         return zlib.crc32(self.id.encode())
 
 
-class Raft(SyncObj):  # type: ignore[misc]
+class Raft(SyncObj):
     """One Raft participant. Ticked by the engine; never by a thread of its own."""
 
     def __init__(
@@ -116,7 +116,7 @@ class Raft(SyncObj):  # type: ignore[misc]
     ) -> None:
         prepare_library()
         self._apply_to_state = apply_entry
-        self._nodes: dict[str, PeerNode] = {}
+        self._nodes: dict[str, Node] = {}
         configuration = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=False,
@@ -144,7 +144,7 @@ class Raft(SyncObj):  # type: ignore[misc]
     def apply_entry(self, payload: bytes) -> None:
         self._apply_to_state(self._SyncObj__raftLastApplied + 1, payload)
 
-    def node(self, node_id: str) -> PeerNode:
+    def node(self, node_id: str) -> Node:
         node = self._nodes.get(node_id)
         if node is None:
             node = self._nodes[node_id] = PeerNode(node_id)
@@ -198,8 +198,10 @@ class Raft(SyncObj):  # type: ignore[misc]
     def set_peers(self, voters: Iterable[str], learners: Iterable[str], now: float) -> None:
         """Replicate to all of these; count only the voters. This node itself is left out."""
         own = self.selfNode
-        voting = {self.node(peer) for peer in voters} - {own}
-        learning = {self.node(peer) for peer in learners} - {own} - voting
+        voting: set[Node] = {node for peer in voters if (node := self.node(peer)) != own}
+        learning: set[Node] = {
+            node for peer in learners if (node := self.node(peer)) != own and node not in voting
+        }
         self._SyncObj__otherNodes = voting
         self._SyncObj__readonlyNodes = learning
         next_index = self._SyncObj__raftNextIndex

@@ -206,9 +206,7 @@ class Reads:
         if not self._raft.is_leader:
             self._links.send(peer, (int(Kind.READ_INDEX_REPLY), number, 0))
             return
-        self.confirm(
-            lambda index: self._answer_read_index(peer, number, index)
-        )
+        self.confirm(lambda index: self._answer_read_index(peer, number, index))
 
     def _answer_read_index(self, peer: str, number: int, index: int | None) -> None:
         self._links.send(peer, (int(Kind.READ_INDEX_REPLY), number, index or 0))

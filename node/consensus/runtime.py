@@ -53,11 +53,10 @@ class AsyncioRuntime:
     ) -> None:
         self._loop = loop
         self._wall_ms = wall_ms
-        self.monotonic = raft_monotonic
         self._random = random.SystemRandom()
 
-    def monotonic(self) -> float:  # replaced by the function itself in __init__, for speed
-        return float(raft_monotonic())
+    def monotonic(self) -> float:
+        return raft_monotonic()
 
     def wall_ms(self) -> int:
         return self._wall_ms() if self._wall_ms is not None else time.time_ns() // 1_000_000

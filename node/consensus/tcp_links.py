@@ -102,7 +102,7 @@ class _Outgoing(_Connection):
         super().connection_made(transport)
         self.links.outgoing_up(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.links.outgoing_down(self)
 
@@ -137,7 +137,7 @@ class _Incoming(_Connection):
         if self.peer is None:
             self.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         if self._hello_timer is not None:
             self._hello_timer.cancel()

@@ -26,7 +26,7 @@ Message = dict[str, Any]
 """A message of the library, as it is before it becomes a frame."""
 
 
-class RaftTransport(Transport):  # type: ignore[misc]
+class RaftTransport(Transport):
     """Takes the library's messages; `flush` turns them into frames."""
 
     def __init__(self, links: Links, term: Callable[[], int]) -> None:

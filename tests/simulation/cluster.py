@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.consensus.engine import Engine, Identity
+from node.consensus.contacts import Identity
+from node.consensus.engine import Engine
 from node.consensus.journal import JournalSettings
 from node.consensus.journal_format import JournalDamagedError
 from node.consensus.settings import EngineSettings
@@ -183,8 +184,8 @@ class SimulatedCluster:
         if node.process.up or not candidates:
             return False
         file, length = self.world.rng.choice(candidates)
-        node.files.durable[file][self.world.rng.randrange(length)] ^= (
-            1 << self.world.rng.randrange(8)
+        node.files.durable[file][self.world.rng.randrange(length)] ^= 1 << self.world.rng.randrange(
+            8
         )
         node.damaged = True
         return True

@@ -87,7 +87,9 @@ class SimulatedDisk:
         self._store(_InFlight(name, data, lambda _error: None))
         for each in pending:
             self._world.at_node(
-                self._process, 0.0, lambda on_done=each.on_done: on_done(None)  # type: ignore[misc]
+                self._process,
+                0.0,
+                lambda on_done=each.on_done: on_done(None),  # type: ignore[misc]
             )
 
     def rewrite(self, name: str, offset: int) -> None:

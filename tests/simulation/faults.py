@@ -161,21 +161,21 @@ class Faults:
     def _flap(self) -> None:
         left, right = self._world.rng.sample(self._cluster.names, 2)
         for turn in range(5):
-            self._world.at(
-                turn * 0.3, lambda: self._cut(self._both_ways([left], [right]), 0.15)
-            )
+            self._world.at(turn * 0.3, lambda: self._cut(self._both_ways([left], [right]), 0.15))
 
     def _reset(self) -> None:
         source, target = self._world.rng.sample(self._cluster.names, 2)
         self._cluster.network.reset(source, target)
 
     def _slow_link(self) -> None:
-        pair = tuple(self._world.rng.sample(self._cluster.names, 2))
-        self._cluster.network.slow[(pair[0], pair[1])] = self._for(0.005, 0.2)
-        self._world.at(
-            self._for(0.5, 6.0),
-            lambda: self._cluster.network.slow.pop((pair[0], pair[1]), None) and None,
-        )
+        source, target = self._world.rng.sample(self._cluster.names, 2)
+        slow = self._cluster.network.slow
+        slow[(source, target)] = self._for(0.005, 0.2)
+
+        def mend() -> None:
+            slow.pop((source, target), None)
+
+        self._world.at(self._for(0.5, 6.0), mend)
 
     def _clog(self) -> None:
         """A link stands still and then delivers everything at once."""

@@ -84,9 +84,7 @@ class Network:
         if target is None or self._is_cut(name, peer) or target.process.paused:
             self._dial_later(name, peer, 0.05)
             return
-        connection = _Connection(
-            name, peer, source.process.incarnation, target.process.incarnation
-        )
+        connection = _Connection(name, peer, source.process.incarnation, target.process.incarnation)
         source.outgoing[peer] = connection
         hello = source.events.hello()
         self._transmit(connection, encode(hello))

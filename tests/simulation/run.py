@@ -52,9 +52,7 @@ def run_seed(seed: int, duration_s: float = 30.0) -> Result:
     )
 
 
-def _run(
-    cluster: SimulatedCluster, workload: Workload, faults: Faults, duration_s: float
-) -> None:
+def _run(cluster: SimulatedCluster, workload: Workload, faults: Faults, duration_s: float) -> None:
     world = cluster.world
     cluster.start_all()
     cluster.wait_for_leader()

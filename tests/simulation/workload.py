@@ -101,7 +101,9 @@ class Workload:
         if engine is None:
             self._retry(write)
             return
-        key = write.key and IdempotencyKey("client", write.key, write.data[:16].ljust(16), 3_600_000)
+        key = write.key and IdempotencyKey(
+            "client", write.key, write.data[:16].ljust(16), 3_600_000
+        )
         command = RecordEvent(node_id=write.participant, event_type="test", event_data=write.data)
         incarnation = self._cluster.nodes[name].process.incarnation
 
@@ -173,8 +175,6 @@ class Workload:
             reader = self._cluster.nodes[name].engine
             assert reader is not None
             lamport = timestamps.clock(reader.machine_store, participant)
-            self.history.reads.append(
-                ReadResult(participant, begun_at, self._world.now, lamport)
-            )
+            self.history.reads.append(ReadResult(participant, begun_at, self._world.now, lamport))
 
         self._cluster.run_as(name, lambda: engine.read(engine.now() + _TIMEOUT_S, ready))

@@ -20,7 +20,7 @@ class Violation(Exception):  # noqa: N818 - it is the finding, not an error of t
     """A promise was broken."""
 
 
-class ProcessStopped(BaseException):  # noqa: N818 - unwinds a node like the end of its process
+class ProcessStopped(BaseException):
     """A simulated process ended itself."""
 
 

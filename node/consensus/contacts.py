@@ -1,0 +1,128 @@
+"""Who talks to this node: hellos, whom it admits, and when each was last heard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from node.consensus.membership import Membership
+from node.consensus.messages import PROTOCOL_VERSION, Frame, Kind, RefusalReason
+from node.consensus.replication import Replication
+from statemachine.gates import SUPPORTED_VERSION
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this node is, and on which disk."""
+
+    node_id: str
+    disk_uuid: bytes
+    """16 bytes, made when the data directory was."""
+    peer_address: str
+    api_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """What a peer said in its last hello."""
+
+    disk_uuid: bytes
+    api_address: str
+    state_version: int
+    """The newest version of the state machine that it can run."""
+    blank: bool
+    """Its disk has never been in a cluster."""
+
+
+class Contacts:
+    def __init__(
+        self,
+        identity: Identity,
+        session: bytes,
+        membership: Membership,
+        replication: Replication,
+        expected: Callable[[str], bool],
+        is_leader: Callable[[], bool],
+        now: Callable[[], float],
+    ) -> None:
+        """`expected` says whether a node that is no member yet may introduce itself."""
+        self._identity = identity
+        self._session = session
+        self._membership = membership
+        self._replication = replication
+        self._expected = expected
+        self._is_leader = is_leader
+        self._now = now
+        self._contacts: dict[str, Contact] = {}
+        self._heard_at: dict[str, float] = {}
+        self._refusals: dict[str, RefusalReason] = {}
+
+    def hello(self) -> Frame:
+        return (
+            int(Kind.HELLO),
+            PROTOCOL_VERSION,
+            self._membership.cluster_id,
+            self._identity.node_id,
+            self._identity.disk_uuid,
+            self._session,
+            self._identity.api_address,
+            SUPPORTED_VERSION,
+            self._membership.in_force is None,
+        )
+
+    def admit(self, hello: Frame) -> RefusalReason | None:
+        """Judge a hello; None admits the peer."""
+        _, _, _, node_id, disk_uuid, _, api_address, state_version, blank = hello
+        reason = self._reason_to_refuse(hello)
+        if reason is not None:
+            return reason
+        before = self._contacts.get(node_id)
+        if before is not None and before.disk_uuid != disk_uuid:
+            self._replication.forget(node_id)
+        self._contacts[node_id] = Contact(disk_uuid, api_address, state_version, blank)
+        self.heard(node_id)
+        return None
+
+    def _reason_to_refuse(self, hello: Frame) -> RefusalReason | None:
+        _, version, cluster_id, node_id, disk_uuid, _, _, _, blank = hello
+        membership = self._membership
+        if version != PROTOCOL_VERSION:
+            return RefusalReason.PROTOCOL_VERSION
+        own_cluster = membership.cluster_id
+        if cluster_id is not None and own_cluster is not None and cluster_id != own_cluster:
+            return RefusalReason.WRONG_CLUSTER
+        if node_id == self._identity.node_id or not (
+            membership.names(node_id) or self._expected(node_id)
+        ):
+            return RefusalReason.UNKNOWN_NODE
+        in_force = membership.is_pair(node_id, disk_uuid)
+        if in_force and self._replication.progress(node_id).regressed:
+            return RefusalReason.REGRESSED
+        settled = membership.in_force is not None and not membership.change_pending
+        if not blank and not in_force and settled and self._is_leader():
+            return RefusalReason.REMOVED
+        return None
+
+    def refused(self, peer: str, reason: RefusalReason) -> None:
+        """A peer does not admit this node. Repeated refusals are not worth a line each."""
+        if self._refusals.get(peer) is not reason:
+            self._refusals[peer] = reason
+            logger.warning("peer %s does not admit this node: %s", peer, reason)
+
+    def heard(self, peer: str) -> None:
+        self._heard_at[peer] = self._now()
+
+    def heard_at(self, peer: str) -> float | None:
+        """When anything last came from the peer, in monotonic seconds."""
+        return self._heard_at.get(peer)
+
+    def get(self, peer: str) -> Contact | None:
+        return self._contacts.get(peer)
+
+    def is_member(self, peer: str) -> bool:
+        """Whether the peer, with the disk that it has now, is in the configuration in force."""
+        contact = self._contacts.get(peer)
+        return contact is not None and self._membership.is_pair(peer, contact.disk_uuid)
