@@ -117,6 +117,16 @@ async def test_a_key_belongs_to_one_request(api: Api, path: str, body: object) -
     assert (await api.get(f"{CLOCK}/orders")).body["lamportTimestamp"] == 1
 
 
+async def test_a_key_belongs_to_one_path(api: Api) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    for node_id in ("a", "b"):
+        await api.post(PARTICIPANTS, {"nodeId": node_id})
+    first = await api.call("DELETE", f"{PARTICIPANTS}/a", headers=key)
+    assert first.body["nodeId"] == "a"
+    other = await api.call("DELETE", f"{PARTICIPANTS}/b", headers=key)
+    assert other.refused == (422, "IDEMPOTENCY_KEY_REUSED", [])
+
+
 async def test_a_retry_through_another_node_is_the_same_request() -> None:
     cluster = LocalCluster("n1")
     body = {"eventType": "paid"}
@@ -273,20 +283,40 @@ async def test_a_compressed_body_is_415(api: Api) -> None:
     assert answered.refused == (415, "NOT_JSON", [])
 
 
-async def test_a_body_beyond_the_limit_is_413_whether_its_length_is_declared_or_not() -> None:
-    async with serving(settings=ApiSettings(greatest_body_bytes=1_000)) as api:
-        filled = b'{"eventType":"e","eventData":"' + b"x" * 100_000 + b'"}'
-        declared = await api.call("POST", EVENT, raw=filled)
-        assert declared.refused == (413, "REQUEST_TOO_LARGE", ["body"])
-        chunked = await _converse(
-            api,
-            b"POST /api/v1/timestamp/event HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-            b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + b"%x\r\n%b\r\n" % (len(filled), filled)
-            + b"0\r\n\r\n",
-        )
-        assert chunked.startswith(b"HTTP/1.1 413 ")
-        assert (await api.get(f"{CLOCK}/n1")).body["lamportTimestamp"] == 0
+@pytest.fixture
+async def narrow() -> AsyncIterator[Api]:
+    """Takes bodies of up to 1,000 bytes."""
+    async with serving(settings=ApiSettings(greatest_body_bytes=1_000)) as served:
+        yield served
+
+
+LARGE = b'{"eventType":"e","eventData":"' + b"x" * 1_000 + b'"}'
+HEAD = b"POST /api/v1/timestamp/event HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+async def test_a_body_beyond_the_limit_is_413(narrow: Api) -> None:
+    answered = await narrow.call("POST", EVENT, raw=LARGE)
+    assert answered.refused == (413, "REQUEST_TOO_LARGE", ["body"])
+    assert (await narrow.get(f"{CLOCK}/n1")).body["lamportTimestamp"] == 0
+
+
+async def test_a_body_that_is_declared_too_large_is_not_waited_for(narrow: Api) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", narrow.port)
+    writer.write(HEAD + b"Content-Length: 5000000000\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert await reader.readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_body_that_never_ends_is_413_once_it_is_too_large(narrow: Api) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", narrow.port)
+    writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    writer.write(b"%x\r\n%b\r\n" % (len(LARGE), LARGE))
+    async with asyncio.timeout(5):
+        assert await reader.readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_body_may_arrive_in_pieces(api: Api) -> None:
