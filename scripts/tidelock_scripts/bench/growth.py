@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.tidelock_scripts.bench.figures import Figure, at_least, at_most
@@ -30,34 +31,59 @@ _READY_WITHIN_S = 120.0
 async def growth(bench: Bench) -> None:
     async with bench.cluster() as running:
         bench.say("rates of an empty cluster")
-        rates_before, stored = await _rates(bench, running)
-        memory = await _fill(bench, running, bench.events - stored)
+        before = await _rates(bench, running)
+        memory = await _fill(bench, running, bench.events - before.stored)
         bench.say("rates of a full cluster")
-        rates_after, more = await _rates(bench, running)
+        after = await _rates(bench, running)
         _report_memory(bench, memory)
-        for name, before in rates_before.items():
-            after = rates_after[name]
-            details = {"beforePerSecond": round(before), "afterPerSecond": round(after)}
-            bench.add(
-                Figure(f"{name} rate kept at the end", after / before, "", _RATE_KEPT, details)
-            )
-        _report_disk(bench, running, bench.events + more)
+        _report_rates(bench, before, after)
+        _report_disk(bench, running, bench.events + after.stored)
         await _restart(bench, running)
         await _rejoin(bench, running)
 
 
-async def _rates(bench: Bench, running: BenchCluster) -> tuple[dict[str, float], int]:
-    """Return the rates of events and of batches in events/s, and how many events that stored."""
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """What the cluster did at one moment, and the echo server just before and after."""
+
+    events_per_second: float
+    batched_per_second: float
+    echo_per_second: float
+    stored: int
+    """How many events measuring has stored, roughly."""
+
+
+async def _rates(bench: Bench, running: BenchCluster) -> _Rates:
     leader = await running.leader()
+    echo_before = await bench.echo_rate(bench.seconds / 2)
     singles = await measure([running.event_target(leader)], seconds=bench.seconds)
     batches = await measure(
         [running.batch_target(leader, BATCH_CONNECTIONS)], seconds=_BATCHES_FOR_S
     )
-    events_a_second = batches.per_second * EVENTS_A_BATCH
-    stored = singles.per_second * (bench.seconds + WARM_UP_S) + events_a_second * (
+    echo_after = await bench.echo_rate(bench.seconds / 2)
+    batched_per_second = batches.per_second * EVENTS_A_BATCH
+    stored = singles.per_second * (bench.seconds + WARM_UP_S) + batched_per_second * (
         _BATCHES_FOR_S + WARM_UP_S
     )
-    return {"event": singles.per_second, "batch": events_a_second}, round(stored)
+    echo_per_second = (echo_before.per_second + echo_after.per_second) / 2
+    return _Rates(singles.per_second, batched_per_second, echo_per_second, round(stored))
+
+
+def _report_rates(bench: Bench, before: _Rates, after: _Rates) -> None:
+    """Compare rates as shares of the echo, so that a machine that became slower does not count."""
+    shares = {
+        "event": (before.events_per_second, after.events_per_second),
+        "batch": (before.batched_per_second, after.batched_per_second),
+    }
+    for name, (at_first, at_last) in shares.items():
+        kept = (at_last / after.echo_per_second) / (at_first / before.echo_per_second)
+        details = {
+            "eventsPerSecondBefore": round(at_first),
+            "eventsPerSecondAfter": round(at_last),
+            "echoPerSecondBefore": round(before.echo_per_second),
+            "echoPerSecondAfter": round(after.echo_per_second),
+        }
+        bench.add(Figure(f"{name} rate kept at the end", kept, "", _RATE_KEPT, details))
 
 
 async def _fill(
