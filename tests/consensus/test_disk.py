@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -73,11 +74,17 @@ def test_data_is_synced_before_the_report_and_so_is_the_directory_when_a_file_is
     disk: FileDisk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     synced: list[str] = []
+    write = os.write
 
     def record(descriptor: int) -> None:
         synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
 
-    monkeypatch.setattr(os, "fdatasync", record)
+    def record_write(descriptor: int, data: bytes) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC:
+            record(descriptor)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", record_write)
     monkeypatch.setattr(os, "fsync", record)
     disk.append_now("a", b"one")
     assert synced == ["a", "journal"]
@@ -92,12 +99,15 @@ def test_a_failed_sync_is_reported_and_the_disk_stays_failed(
     monkeypatch: pytest.MonkeyPatch,
     code: int,
 ) -> None:
-    def refuse(_descriptor: int) -> None:
+    write = os.write
+
+    def refuse(descriptor: int, data: bytes) -> int:
+        write(descriptor, data)
         raise OSError(code, "injected")
 
     errors: list[OSError | None] = []
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", refuse)
+        patch.setattr(os, "write", refuse)
         disk.append("a", b"one", errors.append)
         with pytest.raises(OSError, match="injected"):
             disk.append_now("a", b"two")
