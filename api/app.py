@@ -80,7 +80,9 @@ def _openapi_endpoint(service: Service, others: Sequence[Endpoint]) -> Endpoint:
         handler=show,
         answer=dict,
     )
-    described = msgspec.json.encode(openapi.document([*others, endpoint], VERSION))
+    described = msgspec.json.encode(
+        openapi.document([*others, endpoint], VERSION, service.settings)
+    )
     return endpoint
 
 

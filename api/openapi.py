@@ -15,7 +15,7 @@ from api.requests import (
     IDEMPOTENCY_KEY,
     TIMEOUT,
 )
-from api.settings import DEFAULT_TIMEOUT_MS, GREATEST_TIMEOUT_MS
+from api.settings import ApiSettings
 from api.shapes import SCHEMAS, reference
 
 # The document is JSON, so its parts are dicts of whatever JSON holds.
@@ -54,25 +54,28 @@ _IDEMPOTENCY_KEY: Final[Json] = {
     "schema": {"type": "string", "pattern": f"^[!-~]{{1,{GREATEST_KEY_LENGTH}}}$"},
 }
 
-_TIMEOUT: Final[Json] = {
-    "name": str(TIMEOUT),
-    "in": "header",
-    "description": "The request's deadline, milliseconds from its arrival.",
-    "schema": {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": GREATEST_TIMEOUT_MS,
-        "default": DEFAULT_TIMEOUT_MS,
-    },
-}
+
+def _timeout(settings: ApiSettings) -> Json:
+    return {
+        "name": str(TIMEOUT),
+        "in": "header",
+        "description": "The request's deadline, milliseconds from its arrival.",
+        "schema": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": settings.greatest_timeout_ms,
+            "default": settings.default_timeout_ms,
+        },
+    }
 
 
-def document(endpoints: Sequence[Endpoint], version: str) -> Json:
+def document(endpoints: Sequence[Endpoint], version: str, settings: ApiSettings) -> Json:
     """Return the document that describes these endpoints."""
     described, components = _describe(endpoints)
+    timeout = _timeout(settings)
     paths: Json = {}
     for endpoint in endpoints:
-        operation = _operation(endpoint, described)
+        operation = _operation(endpoint, described, timeout)
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -108,7 +111,7 @@ def _describe(endpoints: Sequence[Endpoint]) -> tuple[_Described, Json]:
     return _Described(types, schemas), components
 
 
-def _operation(endpoint: Endpoint, described: _Described) -> Json:
+def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json:
     operation: Json = {
         "operationId": endpoint.operation,
         "summary": endpoint.summary,
@@ -119,7 +122,7 @@ def _operation(endpoint: Endpoint, described: _Described) -> Json:
     if endpoint.writes or endpoint.keyed:
         parameters.append(_IDEMPOTENCY_KEY)
     if endpoint.timed:
-        parameters.append(_TIMEOUT)
+        parameters.append(timeout)
     if parameters:
         operation["parameters"] = parameters
     if endpoint.body is not None:

@@ -14,10 +14,8 @@ from api.cluster import Consistency
 from api.errors import Problem, refuse_field, refuse_size
 from api.settings import (
     DEFAULT_PAGE,
-    DEFAULT_TIMEOUT_MS,
     GREATEST_NAME_LENGTH,
     GREATEST_PAGE,
-    GREATEST_TIMEOUT_MS,
     ApiSettings,
 )
 from statemachine.commands import IdempotencyKey
@@ -94,14 +92,15 @@ async def read_body(request: web.Request, settings: ApiSettings) -> bytes:
     return bytes(parts)
 
 
-def timeout_ms(request: web.Request) -> int:
+def timeout_ms(request: web.Request, settings: ApiSettings) -> int:
     """Return the request's deadline, milliseconds from now."""
     text = request.headers.get(TIMEOUT)
     if text is None:
-        return DEFAULT_TIMEOUT_MS
+        return settings.default_timeout_ms
     timeout = _number(text)
-    if not 1 <= timeout <= GREATEST_TIMEOUT_MS:
-        refuse_field(str(TIMEOUT), f"must be an integer from 1 to {GREATEST_TIMEOUT_MS}")
+    greatest = settings.greatest_timeout_ms
+    if not 1 <= timeout <= greatest:
+        refuse_field(str(TIMEOUT), f"must be an integer from 1 to {greatest}")
     return timeout
 
 

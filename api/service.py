@@ -39,7 +39,7 @@ class Service:
         """
         return await self.cluster.propose(
             commands,
-            timeout_ms=requests.timeout_ms(request),
+            timeout_ms=requests.timeout_ms(request, self.settings),
             idempotency=requests.idempotency(request, body, self.settings),
         )
 
@@ -51,7 +51,7 @@ class Service:
             NoQuorumError
         """
         return await self.cluster.read(
-            requests.consistency(request), timeout_ms=requests.timeout_ms(request)
+            requests.consistency(request), timeout_ms=requests.timeout_ms(request, self.settings)
         )
 
     def written(

@@ -8,8 +8,6 @@ import msgspec
 
 GREATEST_EVENT_DATA_BYTES: Final = 64 * 1024
 GREATEST_OPERATIONS: Final = 1_000
-GREATEST_TIMEOUT_MS: Final = 60_000
-DEFAULT_TIMEOUT_MS: Final = 5_000
 GREATEST_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
 GREATEST_NAME_LENGTH: Final = 128
@@ -29,5 +27,9 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long an idle connection stays open."""
     idempotency_ttl_ms: int = 24 * 60 * 60 * 1000
     """How long the outcome of a request with an Idempotency-Key is remembered, in elapsed time."""
+    default_timeout_ms: int = 5_000
+    """Deadline of a request that names none."""
+    greatest_timeout_ms: int = 60_000
+    """The longest deadline that a request may name."""
     quorum_fresh_ms: int = 1_000
     """A leader that no quorum confirmed for longer does not count as one in /health."""

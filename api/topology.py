@@ -160,7 +160,9 @@ class Topologies:
             peer_address=asked.peer_address,
             api_address=asked.api_address,
         )
-        await service.cluster.add_member(member, timeout_ms=requests.timeout_ms(request))
+        await service.cluster.add_member(
+            member, timeout_ms=requests.timeout_ms(request, service.settings)
+        )
         admitted = Admitted(
             node_id=member.node_id,
             peer_address=member.peer_address,
@@ -173,7 +175,9 @@ class Topologies:
         body = await requests.read_body(request, service.settings)
         requests.idempotency(request, body, service.settings)
         node_id = requests.path_name(request, "nodeId")
-        await service.cluster.remove_member(node_id, timeout_ms=requests.timeout_ms(request))
+        await service.cluster.remove_member(
+            node_id, timeout_ms=requests.timeout_ms(request, service.settings)
+        )
         return service.replies.success(200, Removed(node_id=node_id))
 
     async def transfer(self, request: web.Request) -> Reply:
@@ -181,7 +185,7 @@ class Topologies:
         asked = await self._optional(request, self._transfers, TransferBody())
         target = None if asked.target is None else requests.name("target", asked.target)
         leader = await service.cluster.transfer_leadership(
-            target, timeout_ms=requests.timeout_ms(request)
+            target, timeout_ms=requests.timeout_ms(request, service.settings)
         )
         return service.replies.success(200, Transferred(leader=leader))
 

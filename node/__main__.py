@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from node.config import Config, ConfigError, load_for_process
+from node.config.reference import effective
 from node.consensus.disk import DirectoryLockedError
 from node.consensus.journal_format import JournalFormatError
 from node.data_directory import DataDirectoryError
@@ -29,7 +30,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
     if launch.check_config:
-        print(f"The configuration of node {launch.config.node.id} is sound.")
+        print(effective(launch.config))
         return 0
     config = launch.config
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -213,8 +213,13 @@ class EngineCluster:
             _settle(future, MembershipError(code, detail) if code else None)
 
         self._engine.admission.ask(kind, node_id, deadline, done, peer_address, api_address)
-        async with asyncio.timeout(max(0.0, deadline - self._engine.now()) + 1.0):
-            await future
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._engine.now()) + 1.0):
+                await future
+        except TimeoutError:
+            raise MembershipError(
+                "TIMED_OUT", "the deadline passed; what was begun may still complete"
+            ) from None
 
 
 def _settle(future: asyncio.Future[None], error: Exception | None) -> None:

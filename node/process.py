@@ -36,6 +36,9 @@ from statemachine.store import DamagedStateError
 
 logger = logging.getLogger(__name__)
 
+_GC_THRESHOLDS = (20_000, 50, 100)
+"""Requests make few cycles; the usual thresholds would look for them hundreds of times a second."""
+
 
 class Process:
     """Starts in the order of the rooms, ends in the reverse."""
@@ -81,6 +84,7 @@ class Process:
         housekeeping.start()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         logger.info("serves", extra={"api": str(config.node.api_address)})
         await stopping.wait()
         logger.info("stops")
@@ -163,6 +167,8 @@ class Process:
             greatest_header_bytes=http.max_header_bytes,
             greatest_headers=http.max_headers,
             idempotency_ttl_ms=http.idempotency_ttl_ms,
+            default_timeout_ms=http.default_timeout_ms,
+            greatest_timeout_ms=http.max_timeout_ms,
         )
         runner = web.AppRunner(build_app(cluster, settings, monitor, Metrics()), access_log=None)
         await runner.setup()
@@ -216,12 +222,14 @@ async def _compare(engine: Engine, node_id: str) -> Comparison:
         if future.done():
             return
         if same is None:
-            future.set_result(Comparison(Verdict.UNKNOWN, f"not known here at index {index}"))
+            detail = f"{engine.identity.node_id} does not know its own digest at index {index}"
+            future.set_result(Comparison(Verdict.UNKNOWN, detail))
+        elif same:
+            detail = f"its digest equals {engine.identity.node_id}'s at index {index}"
+            future.set_result(Comparison(Verdict.SAME, detail))
         else:
-            verdict = Verdict.SAME if same else Verdict.DIFFERENT
-            future.set_result(
-                Comparison(verdict, f"at index {index} against {engine.identity.node_id}")
-            )
+            detail = f"its digest differs from {engine.identity.node_id}'s at index {index}"
+            future.set_result(Comparison(Verdict.DIFFERENT, detail))
 
     engine.compare_digest(node_id, done)
     return await future

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 
 from node.consensus.state import IncomingCopy, StateCopy
 from node.state_copy import StateCopy as CopyFile
-from node.storage import LmdbStorage, StorageError
+from node.storage import LmdbStorage, StorageError, verify_copy
 
 _OUTGOING: Final = "outgoing.copy"
 _INCOMING: Final = "incoming.copy"
@@ -39,8 +39,9 @@ class FileCopy:
 class IncomingFile:
     """A copy under way to this node."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self.path = path
+        self._loop = loop
         self._file: BinaryIO = path.open("wb")
         self._digest = hashlib.sha256()
 
@@ -48,10 +49,22 @@ class IncomingFile:
         self._file.write(data)
         self._digest.update(data)
 
-    def finish(self) -> bytes:
+    def finish(self, on_done: Callable[[bytes | Exception], None]) -> None:
+        def finished(future: asyncio.Future[bytes]) -> None:
+            error = future.exception()
+            if error is None:
+                on_done(future.result())
+            else:
+                on_done(error if isinstance(error, Exception) else StorageError(str(error)))
+
+        self._loop.run_in_executor(None, self._finish).add_done_callback(finished)
+
+    def _finish(self) -> bytes:
+        """Every row is checked too: the sender's file may carry damage that its hash covers."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        verify_copy(self.path)
         return self._digest.digest()
 
     def discard(self) -> None:
@@ -75,7 +88,7 @@ class StateFiles(LmdbStorage):
             self.loop.call_soon(lambda: on_done(failure))
 
     def receive_copy(self) -> IncomingCopy:
-        return IncomingFile(self._directory / _INCOMING)
+        return IncomingFile(self._directory / _INCOMING, self.loop)
 
     def install_copy(self, incoming: IncomingCopy) -> None:
         assert isinstance(incoming, IncomingFile)

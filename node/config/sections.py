@@ -284,7 +284,7 @@ class HttpConfig:
         MINUTE_MS,
         "The longest time that a request may ask for. At least `default_timeout_ms`.",
         minimum=1,
-        maximum=HOUR_MS,
+        maximum=10 * MINUTE_MS,
     )
     idempotency_ttl_ms: int = setting(
         DAY_MS,

@@ -143,6 +143,7 @@ class Engine(LinkEvents):
             runtime,
             settings,
             self._install,
+            self.kick,
             self.counters,
         )
         self._compaction = Compaction(

@@ -50,6 +50,10 @@ class _Incoming:
     written: int = 0
     requested: int = 0
     heard_at: float = 0.0
+    complete: bool = False
+    """All of it is here; it is being made durable, or was."""
+    checked: bool = False
+    """It is durable and sound: it may be installed."""
 
 
 class Snapshots:
@@ -63,6 +67,7 @@ class Snapshots:
         runtime: Runtime,
         settings: EngineSettings,
         install: Callable[[IncomingCopy, int, int], None],
+        wake: Callable[[], None],
         counters: Counter[str],
     ) -> None:
         self._raft = raft
@@ -73,6 +78,7 @@ class Snapshots:
         self._runtime = runtime
         self._settings = settings
         self._install = install
+        self._wake = wake
         self._held: _Held | None = None
         self._copying = False
         self._offered_at: dict[str, float] = {}
@@ -85,6 +91,7 @@ class Snapshots:
         """Offer a copy to the peers that need one; make it first when there is none."""
         self._drop_unused(now)
         self._nudge(now)
+        self._install_checked()
         if not self._raft.is_leader:
             self._offered_at.clear()
             return
@@ -165,6 +172,8 @@ class Snapshots:
         if index <= self._raft.last_applied or self._journal.term_at(index) == entry_term:
             return
         current = self._incoming
+        if current is not None and current.complete:
+            return
         if current is not None and current.snapshot_id == snapshot_id:
             # The same copy: go on where it stopped, at whoever offers it now.
             current.peer = peer
@@ -192,7 +201,12 @@ class Snapshots:
     def on_chunk(self, peer: str, frame: Frame) -> None:
         _, snapshot_id, offset, data = frame
         incoming = self._incoming
-        if incoming is None or incoming.snapshot_id != snapshot_id or incoming.peer != peer:
+        if (
+            incoming is None
+            or incoming.complete
+            or incoming.snapshot_id != snapshot_id
+            or incoming.peer != peer
+        ):
             return
         if not data:
             incoming.into.discard()
@@ -205,15 +219,25 @@ class Snapshots:
         if incoming.written < incoming.size:
             self._request_more(incoming, self._runtime.monotonic())
             return
-        self._incoming = None
-        self._finish(incoming)
+        incoming.complete = True
+        incoming.into.finish(lambda result: self._on_finished(incoming, result))
 
-    def _finish(self, incoming: _Incoming) -> None:
-        if incoming.into.finish() != incoming.sha256 or incoming.written != incoming.size:
-            logger.error("snapshot is damaged and is discarded: %s", incoming.snapshot_id)
-            self.counters["snapshots_damaged"] += 1
-            incoming.into.discard()
+    def _on_finished(self, incoming: _Incoming, result: bytes | Exception) -> None:
+        if result == incoming.sha256 and incoming.written == incoming.size:
+            incoming.checked = True
+            self._wake()
             return
+        logger.error("snapshot %s is damaged and is discarded: %r", incoming.snapshot_id, result)
+        self.counters["snapshots_damaged"] += 1
+        incoming.into.discard()
+        self._incoming = None
+
+    def _install_checked(self) -> None:
+        """Install between ticks, when no sync of the journal is under way."""
+        incoming = self._incoming
+        if incoming is None or not incoming.checked:
+            return
+        self._incoming = None
         if incoming.index <= self._raft.last_applied:
             incoming.into.discard()
             return
@@ -223,7 +247,9 @@ class Snapshots:
     def _nudge(self, now: float) -> None:
         """Ask again for what was asked and did not come."""
         incoming = self._incoming
-        if incoming is not None and now - incoming.heard_at > 4 * self._settings.heartbeat_s:
+        if incoming is None or incoming.complete:
+            return
+        if now - incoming.heard_at > 4 * self._settings.heartbeat_s:
             incoming.requested = incoming.written
             self._request_more(incoming, now)
 

@@ -31,8 +31,8 @@ class IncomingCopy(Protocol):
     def write(self, data: bytes) -> None:
         """Raises: OSError"""
 
-    def finish(self) -> bytes:
-        """Make it durable; return its SHA-256. Raises: OSError"""
+    def finish(self, on_done: Callable[[bytes | Exception], None]) -> None:
+        """Make it durable and check it, away from the loop; `on_done` gets its SHA-256."""
 
     def discard(self) -> None: ...
 

@@ -45,13 +45,17 @@ class _Copy:
 
 @dataclass(slots=True)
 class _Incoming:
+    world: World
+    process: Process
     parts: list[bytes] = field(default_factory=list)
 
     def write(self, data: bytes) -> None:
         self.parts.append(data)
 
-    def finish(self) -> bytes:
-        return hashlib.sha256(b"".join(self.parts)).digest()
+    def finish(self, on_done: Callable[[bytes | Exception], None]) -> None:
+        digest = hashlib.sha256(b"".join(self.parts)).digest()
+        delay_s = 0.01 + self.world.rng.random() * 0.2
+        self.world.at_node(self.process, delay_s, lambda: on_done(digest))
 
     def discard(self) -> None:
         self.parts.clear()
@@ -115,7 +119,7 @@ class SimulatedStorage:
         )
 
     def receive_copy(self) -> IncomingCopy:
-        return _Incoming()
+        return _Incoming(self._world, self._process)
 
     def install_copy(self, incoming: IncomingCopy) -> None:
         assert isinstance(incoming, _Incoming)
