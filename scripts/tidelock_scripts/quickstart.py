@@ -219,8 +219,8 @@ async def _kill_the_leader(
         f"{first.lamport}, through {first.via}"
     )
     terminal.line(
-        f"   {len(after)} events acknowledged without it; {retried} of them were repeated through "
-        "another node, under the same Idempotency-Key"
+        f"   {len(after)} events acknowledged without it; {retried} repeated through another "
+        "node, under the same Idempotency-Key"
     )
     terminal.line(f"   new leader: {await _leader(client, cluster)}")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from scripts.tidelock_scripts.chaos.network import Disturbance, Network
 from scripts.tidelock_scripts.client import ClusterClient
 from scripts.tidelock_scripts.cluster_command import find_leader
-from scripts.tidelock_scripts.local_cluster import LocalCluster
+from scripts.tidelock_scripts.local_cluster import ClusterError, LocalCluster
 
 _LEADER_WITHIN_S = 15.0
 _READY_WITHIN_S = 60.0
@@ -31,6 +31,16 @@ class Scene:
     network: Network
     client: ClusterClient
     chance: random.Random
+    down: set[str] = field(default_factory=set)
+    """Nodes that we killed and have not started again."""
+
+    def expect_alive(self) -> None:
+        """Raises ClusterError when a node ended that nobody killed, which is a finding."""
+        running = self.cluster.running()
+        for node_id in self.network.nodes:
+            if node_id not in running and node_id not in self.down:
+                log = self.cluster.log_tail(node_id)
+                raise ClusterError(f"{node_id} ended by itself\n{log}")
 
     async def leader(self) -> str:
         """Return the node that leads; when nobody does for long, any: a fault needs a victim."""
@@ -54,6 +64,8 @@ class Scene:
 
     async def kill(self, node_ids: Sequence[str]) -> None:
         """SIGKILL. From before their end nothing listens at their addresses, links included."""
+        self.expect_alive()
+        self.down.update(node_ids)
         for node_id in node_ids:
             await self.network.node_is_down(node_id, True)
         await asyncio.gather(
@@ -64,19 +76,20 @@ class Scene:
         for node_id in node_ids:
             await asyncio.to_thread(self.cluster.start, node_id)
             await self.network.node_is_down(node_id, False)
+            self.down.discard(node_id)
 
     async def recover(self) -> None:
         """Take every fault back and return when all nodes are ready.
 
         Raises:
-            ClusterError: they do not get ready, which is a finding.
+            ClusterError: one ended by itself, or they do not get ready, which is a finding.
         """
+        self.expect_alive()
         await self.network.heal()
         for node_id in self.network.nodes:
             if self.cluster.is_paused(node_id):
                 self.cluster.resume(node_id)
-        running = self.cluster.running()
-        await self.start([node for node in self.network.nodes if node not in running])
+        await self.start(sorted(self.down))
         await self.cluster.wait_until_ready(timeout_s=_READY_WITHIN_S)
 
 
@@ -252,6 +265,7 @@ class Nemesis:
             name = self._deck.pop()
             self.on_fault(name)
             await self.faults[name](self.scene)
+            self.scene.expect_alive()
             self.done[name] += 1
             if chance.random() < 0.7:  # else the next fault meets a cluster that still recovers
                 await self.scene.hold(*_CALM_S)
