@@ -110,6 +110,13 @@ def test_too_long_a_search_is_undecided() -> None:
     assert found.verdict is Verdict.UNDECIDED
 
 
+def test_what_was_visited_is_not_searched_again() -> None:
+    # 12 equal writes have 479,001,600 orders, but only 4,096 sets that may have happened.
+    writes = [register(0, 100, Access(1, write=True)) for _ in range(12)]
+    (found,) = check_history([*writes, register(101, 102, Access(9))], Register())
+    assert found.verdict is Verdict.VIOLATED
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_the_search_agrees_with_trying_every_order(seed: int) -> None:
     chance = random.Random(seed)
