@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from node.consensus.appending import Appending
-from node.consensus.messages import Frame, Kind
+from node.consensus.messages import Frame, Kind, RefusalReason
 
 if TYPE_CHECKING:
     from node.consensus.engine import Engine
@@ -66,11 +66,15 @@ class Dispatch:
             Kind.CONFIRM: self._on_confirm,
             Kind.CONFIRM_REPLY: self._on_confirm_reply,
             Kind.ALIVE: lambda _peer, _frame: None,
-            Kind.FORWARD: lambda peer, frame: engine.proposals.on_forward(peer, frame[1], frame[2]),
+            Kind.FORWARD: self._from_member(
+                lambda peer, frame: engine.proposals.on_forward(peer, frame[1], frame[2])
+            ),
             Kind.FORWARD_REFUSED: lambda _peer, frame: engine.proposals.on_forward_refused(
                 frame[1], frame[2], now()
             ),
-            Kind.READ_INDEX: lambda peer, frame: engine.reads.on_read_index(peer, frame[1]),
+            Kind.READ_INDEX: self._from_member(
+                lambda peer, frame: engine.reads.on_read_index(peer, frame[1])
+            ),
             Kind.READ_INDEX_REPLY: lambda _peer, frame: engine.reads.on_read_index_reply(
                 frame, now()
             ),
@@ -79,6 +83,7 @@ class Dispatch:
                 peer, frame[1], frame[2]
             ),
             Kind.SNAPSHOT_CHUNK: engine.snapshots.on_chunk,
+            Kind.REFUSED: self._on_refused,
             Kind.BOOTSTRAP: lambda peer, frame: engine.admission.on_bootstrap(peer, frame[1]),
             Kind.MEMBERSHIP_REQUEST: self._from_member(engine.admission.on_request),
             Kind.MEMBERSHIP_REPLY: lambda _peer, frame: engine.admission.on_reply(frame),
@@ -150,6 +155,11 @@ class Dispatch:
     def _on_snapshot_offer(self, peer: str, frame: Frame) -> None:
         if frame[1] == self._engine.raft.term and self._engine.raft.leader_id == peer:
             self._engine.snapshots.on_offer(peer, frame)
+
+    def _on_refused(self, peer: str, frame: Frame) -> None:
+        """The leader found out about this node's disk while the connection was up."""
+        if self._engine.raft.leader_id == peer and frame[1] == RefusalReason.REGRESSED:
+            self._engine.on_refused(peer, RefusalReason.REGRESSED)
 
     # --- quorum rounds
 

@@ -218,13 +218,15 @@ class Proposals:
         """Put one entry into the library's queue, if there is anything to put."""
         units: list[bytes] = []
         room = self._settings.max_unit_bytes
+        # The first unit always fits: with its frame it may be longer than the requests in it, and
+        # one that never left would hold back everything behind it.
         for slot in self._slots.values():
-            if slot.sent_term != self._raft.term and len(slot.unit) <= room:
+            if slot.sent_term != self._raft.term and (not units or len(slot.unit) <= room):
                 self._mark_sent(slot, now)
                 units.append(slot.unit)
                 room -= len(slot.unit)
         queue = self._forwarded.queue
-        while queue and len(queue[0][2]) <= room:
+        while queue and (not units or len(queue[0][2]) <= room):
             _, _, unit = queue.popleft()
             self._forwarded.queued_bytes -= len(unit)
             units.append(unit)
@@ -232,7 +234,7 @@ class Proposals:
         if (
             self._pending
             and len(self._slots) < self._settings.units_in_flight
-            and len(self._pending[0].request) + 256 <= room
+            and (not units or len(self._pending[0].request) + 256 <= room)
         ):
             slot = self._open_slot_within(room)
             self._mark_sent(slot, now)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from node.consensus.journal import SegmentedJournal
 from node.consensus.links import Links
-from node.consensus.messages import Frame
+from node.consensus.messages import Frame, Kind, RefusalReason
 from node.consensus.raft import Raft
 from node.consensus.settings import EngineSettings
 from node.consensus.transport import Message, RaftTransport
@@ -82,7 +82,9 @@ class Replication:
         progress = self.progress(peer)
         progress.resume_at = 0
         if self._raft.is_leader:
-            self._rewind(peer, self._raft.match_index(peer) + 1)
+            # Of a peer that has acknowledged nothing yet, its first rejection says where it is.
+            matched = self._raft.match_index(peer) or self._journal.last()[0]
+            self._rewind(peer, matched + 1)
 
     # --- sending
 
@@ -159,6 +161,7 @@ class Replication:
                 "member lost acknowledged entries",
                 extra={"peer": peer, "acknowledged": matched, "holds": last_index},
             )
+            self._links.send(peer, (int(Kind.REFUSED), str(RefusalReason.REGRESSED)))
             return
         before = self._raft.next_index(peer)
         if success:
