@@ -87,12 +87,6 @@ def anonymous_memory_bytes(pid: int) -> int:
     raise ProcessLookupError(f"process {pid} has no memory")
 
 
-def processor_seconds(pid: int) -> float:
-    """Return the processor time that a process has used, user and system."""
-    fields = _stat_fields(pid)
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def listening_process(port: int) -> str | None:
     """Describe who listens on a local TCP port, when /proc lets us see it."""
     inodes = _listening_inodes(port)
