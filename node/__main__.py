@@ -13,7 +13,7 @@ from node.consensus.disk import DirectoryLockedError
 from node.consensus.journal_format import JournalFormatError
 from node.data_directory import DataDirectoryError
 from node.logs import configure_logging
-from node.process import Process
+from node.process import Companion, Process
 
 EXIT_CONFIGURATION = 78
 EXIT_CANNOT_START = 69
@@ -23,7 +23,8 @@ _SWITCH_INTERVAL_S = 0.0001
 default, 5 ms, would be added to every acknowledgement of a busy node."""
 
 
-def main() -> int:
+def main(companion: Companion | None = None) -> int:
+    """Run a node as the command line says, with something beside it when an embedder wants."""
     try:
         launch = load_for_process(sys.argv[1:], os.environ)
     except ConfigError as error:
@@ -37,7 +38,7 @@ def main() -> int:
     configure_logging(
         level=config.log.level.value, json=config.log.format.value == "json", node_id=config.node.id
     )
-    process = Process(config, bootstrap=launch.bootstrap)
+    process = Process(config, bootstrap=launch.bootstrap, companion=companion)
     try:
         with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
             runner.run(process.run())

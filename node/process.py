@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from typing import NoReturn
 
 from aiohttp import web
@@ -40,12 +41,19 @@ _GC_THRESHOLDS = (20_000, 50, 100)
 """Requests make few cycles; the usual thresholds would look for them hundreds of times a second."""
 
 
+Companion = Callable[[EngineCluster], Coroutine[None, None, None]]
+"""Runs beside the API on the node's loop, for as long as the node serves."""
+
+
 class Process:
     """Starts in the order of the rooms, ends in the reverse."""
 
-    def __init__(self, config: Config, *, bootstrap: bool) -> None:
+    def __init__(
+        self, config: Config, *, bootstrap: bool, companion: Companion | None = None
+    ) -> None:
         self._config = config
         self._bootstrap = bootstrap
+        self._companion = companion
         self._lock: DirectoryLock
         self._data: DataDirectory
 
@@ -82,12 +90,16 @@ class Process:
         engine.start()
         monitor.start()
         housekeeping.start()
+        companion = asyncio.create_task(self._companion(cluster)) if self._companion else None
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         logger.info("serves", extra={"api": str(config.node.api_address)})
         await stopping.wait()
         logger.info("stops")
+        if companion is not None:
+            companion.cancel()
+            await asyncio.gather(companion, return_exceptions=True)
         await housekeeping.close()
         await monitor.close()
         await probe.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from scripts.tidelock_scripts.bench import failover, growth, steady
+from scripts.tidelock_scripts.bench import failover, growth, in_process, steady
 from scripts.tidelock_scripts.bench.figures import Figure, as_json, print_figures
 from scripts.tidelock_scripts.bench.setting import Bench, echo_server
 from scripts.tidelock_scripts.local_cluster import ClusterError
@@ -23,6 +23,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "batch": steady.batch,
     "reads": steady.reads,
     "latency": steady.latency,
+    "in-process": in_process.in_process,
     "failover": failover.failover,
     "pause": failover.pause,
     "follower": failover.follower,

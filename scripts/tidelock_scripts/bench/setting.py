@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,6 +21,7 @@ from scripts.tidelock_scripts.cluster_command import bring_up, find_leader
 from scripts.tidelock_scripts.events import CLOCK_PATH, EVENT_PATH
 from scripts.tidelock_scripts.local_cluster import (
     DEFAULT_DATA_DIR,
+    NODE_PROGRAM,
     ROOT,
     ClusterError,
     LocalCluster,
@@ -59,10 +60,10 @@ class Bench:
         self.terminal.progress(text)
 
     @contextlib.asynccontextmanager
-    async def cluster(self) -> AsyncIterator[BenchCluster]:
+    async def cluster(self, program: Sequence[str] = NODE_PROGRAM) -> AsyncIterator[BenchCluster]:
         """Give an empty cluster of three; stop and delete it afterwards."""
         data_dir = DEFAULT_DATA_DIR / f"bench-{os.getpid()}-{next(self._clusters)}"
-        cluster = LocalCluster(data_dir, base_port=free_base_port())
+        cluster = LocalCluster(data_dir, base_port=free_base_port(), program=program)
         try:
             await bring_up(cluster, self.terminal)
             async with ClusterClient(cluster.addresses) as client:
