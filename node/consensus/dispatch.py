@@ -49,14 +49,16 @@ class Dispatch:
         self._handlers: dict[int, Handler] = {
             Kind.APPEND: self._on_append,
             Kind.APPEND_REPLY: self._on_append_reply,
-            Kind.VOTE_REQUEST: self._from_voter(engine.election.on_vote_request),
+            # A candidate may vote by a configuration that has not come here yet, so whoever was
+            # admitted may ask. It counts the votes by its own configuration.
+            Kind.VOTE_REQUEST: engine.election.on_vote_request,
             Kind.VOTE: self._from_voter(
                 lambda peer, frame: engine.election.on_vote(peer, frame[1])
             ),
             Kind.TERM_HINT: self._from_member(
                 lambda peer, frame: engine.election.step_down(peer, frame[1])
             ),
-            Kind.PRE_VOTE_REQUEST: self._from_voter(engine.election.on_pre_vote_request),
+            Kind.PRE_VOTE_REQUEST: engine.election.on_pre_vote_request,
             Kind.PRE_VOTE: self._from_voter(
                 lambda peer, frame: engine.election.on_pre_vote(peer, frame[1])
             ),

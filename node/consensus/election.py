@@ -130,7 +130,8 @@ class Election:
         _, term, last_index, last_term = frame
         own_last_index, own_last_term = self._journal.last()
         if (
-            term > self._raft.term
+            self._membership.in_force is not None
+            and term > self._raft.term
             and (last_term, last_index) >= (own_last_term, own_last_index)
             and not self._is_sticky()
         ):
@@ -159,7 +160,9 @@ class Election:
 
     def on_vote_request(self, peer: str, frame: Frame) -> None:
         _, term, last_index, last_term, transfer_term = frame
-        if not self._membership.is_voter:
+        if self._membership.in_force is None:
+            # A new disk has nothing to judge by. Any other node votes, also one that does not know
+            # yet that it is a voter: whether its vote counts is for the candidate to judge.
             return
         handed_over = transfer_term == self._raft.term == term - 1
         if term > self._raft.term and not handed_over and self._is_sticky():
