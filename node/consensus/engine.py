@@ -1,9 +1,9 @@
 """One Raft participant: everything in this package, wired and driven.
 
-The engine is a loop body, `_run`: read the frames that came, feed proposals and reads, tick the
-library, flush. While the journal syncs, Raft frames queue and the body does not run, because the
-library counts itself as soon as an entry is in its log; questions of reads, forwarded requests and
-health go on. Callers give callbacks; `node.cluster` makes futures of them.
+The engine is a loop body, `_run`: read the frames that came, send and sync what is new, then tick
+the library, which commits and applies what is older. While the journal syncs, Raft frames queue and
+the body does not run again, because the library counts itself as soon as an entry is in its log;
+questions of reads, forwarded requests and health go on. Callers give callbacks; `node.cluster` makes futures of them.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Engine(LinkEvents):
             self.stamps.entry,
             lambda: self.journal.last()[0] - self.raft.last_applied,
             lambda: self.leader_ready and not self.admission.handing_over and not self.halted,
-            lambda: self._dispatch.greatest_fill_ratio() > settings.max_fill_ratio,
+            lambda: self._full,
             self.counters,
         )
         self.snapshots = Snapshots(
@@ -160,6 +160,7 @@ class Engine(LinkEvents):
         self.on_configuration: list[Callable[[Configuration], None]] = []
         self.on_role_change: list[Callable[[], None]] = []
         self.halted = False
+        self._full = False
         self.leader_ready = False
         self._inbox: deque[tuple[str, Frame]] = deque()
         self._scheduled = False
@@ -216,6 +217,7 @@ class Engine(LinkEvents):
             return
         self._runtime.call_later(self.settings.heartbeat_s / 4, self._timer)
         now = self._runtime.monotonic()
+        self._full = self._dispatch.greatest_fill_ratio() > self.settings.max_fill_ratio
         self.proposals.expire(now)
         self.reads.expire(now)
         self.admission.on_timer(now)
@@ -270,9 +272,34 @@ class Engine(LinkEvents):
             return
         while self._inbox:
             self._dispatch(*self._inbox.popleft())
-        if self.raft.is_leader:
-            self.proposals.feed(now)
+        self.snapshots.install_checked()
         self.replication.before_tick()
+        self._begin_round(now)
+        if self._would_count_itself():
+            return
+        self._tick(now)
+        self.transport.flush()
+        self._sync()
+
+    def _begin_round(self, now: float) -> None:
+        """Send and sync what is new, before the time is taken to apply what is committed.
+
+        The tick that follows may evaluate the commit index beside this sync: what is being synced
+        has just left for the others, so none of them can have acknowledged it.
+        """
+        if self.raft.is_leader and self.membership.other_voters:
+            self.proposals.feed(now)
+            self.raft.append_queued()
+        self.transport.flush()
+        self._sync()
+
+    def _would_count_itself(self) -> bool:
+        """Alone, this node is the majority, and may not be one before its own sync ends."""
+        return self._syncing and not self.membership.other_voters
+
+    def _tick(self, now: float) -> None:
+        if self.raft.is_leader and not self.membership.other_voters:
+            self.proposals.feed(now)
         self.election.before_tick(now)
         term = self.raft.term
         self.raft.doTick(0.0)
@@ -280,8 +307,6 @@ class Engine(LinkEvents):
         if self.raft.term != term:
             self.election.campaign_started(now)
         self._after_tick(now)
-        self.transport.flush()
-        self._sync()
 
     def _after_tick(self, now: float) -> None:
         applied = self.raft.last_applied
@@ -311,10 +336,14 @@ class Engine(LinkEvents):
         self.kick()
 
     def _sync(self) -> None:
+        """Make the journal durable, and let go what was parked before that began."""
+        if self._syncing:
+            return
+        self.transport.seal()
         if self.journal.dirty:
             self._syncing = True
             self.journal.flush(self._on_durable)
-        elif self.transport.has_parked:
+        else:
             self.transport.release()
 
     def _on_durable(self, error: OSError | None) -> None:

@@ -37,8 +37,10 @@ OVERLOADED: Final = "OVERLOADED"
 STORAGE_FULL: Final = "STORAGE_FULL"
 MALFORMED: Final = "MALFORMED"
 
-_MAX_ENTRIES_IN_FLIGHT: Final = 2
+_MAX_ENTRIES_IN_FLIGHT: Final = 4
 _MAX_RESEND_S: Final = 0.8
+_LEAST_SHARE: Final = 16
+"""Fewer requests than this are not worth a unit of their own."""
 
 
 @dataclass(slots=True)
@@ -197,10 +199,16 @@ class Proposals:
         slot.attempts += 1
 
     def _open_slot(self) -> Slot:
-        """Make a unit of as many pending requests as fit."""
+        """Make a unit of this slot's share of the pending requests, as far as they fit.
+
+        Callers that wait for answers come back together. Spread over all free slots, the next
+        unit is on its way while this one is applied.
+        """
+        free = self._settings.units_in_flight - len(self._slots)
+        share = max(_LEAST_SHARE, -(-len(self._pending) // max(1, free)))
         waiting: list[Waiting] = []
         size = 0
-        while self._pending:
+        while self._pending and len(waiting) < share:
             size += len(self._pending[0].request) + 8
             if waiting and size > self._settings.max_unit_bytes:
                 break

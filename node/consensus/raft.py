@@ -154,6 +154,10 @@ class Raft(SyncObj):
         """Queue an entry for the next tick. Meaningful on a leader only."""
         self.apply_entry(payload)
 
+    def append_queued(self) -> None:
+        """Put what was proposed into the log, and send it, without a whole tick."""
+        self._checkCommandsToApply()
+
     def propose_configuration(self, record: bytes) -> None:
         self._applyCommand(record, None, CONFIGURATION_COMMAND)
 

@@ -28,7 +28,7 @@ class EngineSettings:
     max_pending_requests: int = 20_000
     """Requests that wait at this node to be proposed; more are refused as overload."""
     max_pending_bytes: int = 64 << 20
-    units_in_flight: int = 2
+    units_in_flight: int = 4
     """Batches of this node that may be under way at once."""
     max_unit_bytes: int = MAX_ENTRY_BYTES - 4096
     """An entry has room for its stamps beside one full unit."""

@@ -91,7 +91,6 @@ class Snapshots:
         """Offer a copy to the peers that need one; make it first when there is none."""
         self._drop_unused(now)
         self._nudge(now)
-        self._install_checked()
         if not self._raft.is_leader:
             self._offered_at.clear()
             return
@@ -232,8 +231,8 @@ class Snapshots:
         incoming.into.discard()
         self._incoming = None
 
-    def _install_checked(self) -> None:
-        """Install between ticks, when no sync of the journal is under way."""
+    def install_checked(self) -> None:
+        """Install what is ready. Called when no sync of the journal is under way."""
         incoming = self._incoming
         if incoming is None or not incoming.checked:
             return

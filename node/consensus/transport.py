@@ -2,8 +2,8 @@
 
 Nothing that asserts something about the log leaves before the journal is durable: replies to
 append_entries, votes and candidacies are parked until the sync ends. append_entries itself may
-leave earlier, because a leader counts itself only in the next tick, and no tick runs while a sync
-is under way.
+leave earlier, because a leader counts itself for an entry only together with an acknowledgement of
+another node, and none is read before the sync ends.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class RaftTransport(Transport):
         self.replication: Replication
         self._outbox: dict[str, list[Message]] = {}
         self._parked: list[tuple[str, Frame]] = []
+        """Waits for the next sync."""
+        self._sealed: list[tuple[str, Frame]] = []
+        """Waits for the sync under way."""
         self.answering_sequence = 0
         """Sequence of the append frame that the library is being handed."""
         self.last_log_index: Callable[[], int] = lambda: 0
@@ -90,15 +93,16 @@ class RaftTransport(Transport):
             if early:
                 self._links.send(peer, *early)
 
-    def release(self) -> None:
-        """The journal is durable: what was parked may leave."""
-        parked, self._parked = self._parked, []
-        for peer, frame in parked:
-            self._links.send(peer, frame)
+    def seal(self) -> None:
+        """A sync begins: it covers what was parked until now, and nothing later."""
+        self._sealed += self._parked
+        self._parked = []
 
-    @property
-    def has_parked(self) -> bool:
-        return bool(self._parked)
+    def release(self) -> None:
+        """The sync ended: what it covers may leave."""
+        sealed, self._sealed = self._sealed, []
+        for peer, frame in sealed:
+            self._links.send(peer, frame)
 
     def _append_frame(self, peer: str, message: Message) -> Frame:
         entries = message["entries"]
