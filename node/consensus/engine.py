@@ -3,7 +3,8 @@
 The engine is a loop body, `_run`: read the frames that came, send and sync what is new, then tick
 the library, which commits and applies what is older. While the journal syncs, Raft frames queue and
 the body does not run again, because the library counts itself as soon as an entry is in its log;
-questions of reads, forwarded requests and health go on. Callers give callbacks; `node.cluster` makes futures of them.
+questions of reads, forwarded requests and health go on. Callers give callbacks; `node.cluster`
+makes futures of them.
 """
 
 from __future__ import annotations
