@@ -271,6 +271,11 @@ class Engine(LinkEvents):
             self.proposals.feed(now)
         if self._syncing:
             return
+        if self.journal.dirty:
+            # The last tick wrote it beside a sync, and it has left for the others: no answer to it
+            # is judged before it is durable here.
+            self._sync()
+            return
         while self._inbox:
             self._dispatch(*self._inbox.popleft())
         self.snapshots.install_checked()
