@@ -237,7 +237,10 @@ class Snapshots:
         if incoming is None or not incoming.checked:
             return
         self._incoming = None
-        if incoming.index <= self._raft.last_applied:
+        held = self._journal.term_at(incoming.index) == incoming.entry_term
+        if held or incoming.index <= self._raft.last_applied:
+            # The log came up to the copy meanwhile. What lies behind may be acknowledged already,
+            # and an installation would cut it.
             incoming.into.discard()
             return
         self.counters["snapshots_installed"] += 1
