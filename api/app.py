@@ -21,6 +21,7 @@ from api.requests import refuse_unknown_parameters
 from api.routing import RoutingView
 from api.service import Service
 from api.settings import ApiSettings
+from statemachine.store import DamagedStateError
 
 VERSION: Final = "1"
 """Of the HTTP contract, as in the paths."""
@@ -30,6 +31,7 @@ OPENAPI_PATH: Final = "/openapi.json"
 _log: Final = logging.getLogger(__name__)
 
 _Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_OnDamage = Callable[[DamagedStateError], None]
 
 
 def build_app(
@@ -61,7 +63,7 @@ def build_app(
             "max_headers": settings.greatest_headers,
         },
     )
-    _add_routes(app, service.replies, endpoints, registry)
+    _add_routes(app, service.replies, endpoints, registry, cluster.report_damage)
     return app
 
 
@@ -87,7 +89,11 @@ def _openapi_endpoint(service: Service, others: Sequence[Endpoint]) -> Endpoint:
 
 
 def _add_routes(
-    app: web.Application, replies: Replies, endpoints: Sequence[Endpoint], registry: Metrics
+    app: web.Application,
+    replies: Replies,
+    endpoints: Sequence[Endpoint],
+    registry: Metrics,
+    on_damage: _OnDamage,
 ) -> None:
     """Add each endpoint, and what answers wrong methods and unknown paths.
 
@@ -96,7 +102,7 @@ def _add_routes(
     expect = _expect(replies)
     methods: dict[str, list[str]] = {}
     for endpoint in endpoints:
-        serve = _wrap(endpoint, replies, registry.route(endpoint.path, endpoint.method))
+        serve = _wrap(endpoint, replies, registry.route(endpoint.path, endpoint.method), on_damage)
         app.router.add_route(endpoint.method, endpoint.path, serve, expect_handler=expect)
         allowed = methods.setdefault(endpoint.path, [])
         allowed.append(endpoint.method)
@@ -111,7 +117,9 @@ def _add_routes(
     app.router.add_route("*", "/{unknown:.*}", _answer(replies, unknown, registry.route("*", "*")))
 
 
-def _wrap(endpoint: Endpoint, replies: Replies, counted: RouteMetrics) -> _Serve:
+def _wrap(
+    endpoint: Endpoint, replies: Replies, counted: RouteMetrics, on_damage: _OnDamage
+) -> _Serve:
     handler = endpoint.handler
     known = endpoint.query_parameters()
 
@@ -123,6 +131,9 @@ def _wrap(endpoint: Endpoint, replies: Replies, counted: RouteMetrics) -> _Serve
             reply = await handler(request)
         except asyncio.CancelledError:
             raise
+        except DamagedStateError as error:
+            on_damage(error)
+            reply = replies.problem(_problem(error, endpoint))
         except Exception as error:
             reply = replies.problem(_problem(error, endpoint))
         counted.observe(reply.status, perf_counter() - started)

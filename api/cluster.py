@@ -10,7 +10,7 @@ import msgspec
 
 from statemachine.commands import AnyCommand, IdempotencyKey
 from statemachine.outcomes import Position, RequestOutcome
-from statemachine.store import Reader
+from statemachine.store import DamagedStateError, Reader
 
 
 class OutcomeUnknownError(Exception):
@@ -132,6 +132,9 @@ class Cluster(Protocol):
     def term(self) -> int: ...
 
     def status(self) -> ClusterStatus: ...
+
+    def report_damage(self, error: DamagedStateError) -> None:
+        """A read met a damaged row: this node cannot be trusted until it has rebuilt its state."""
 
     async def transfer_leadership(self, target: str | None, *, timeout_ms: int) -> str:
         """Hand leadership to `target`, or to the most advanced voter; return the new leader.

@@ -21,10 +21,11 @@ from node.consensus.proposals import Answer
 from statemachine.codec import encode_request
 from statemachine.commands import AnyCommand, IdempotencyKey, Request
 from statemachine.outcomes import Position, RequestOutcome
-from statemachine.store import Reader
+from statemachine.store import DamagedStateError, Reader
 
 _CLOSE_BEHIND_ENTRIES = 64
 _RETRY_S = 0.05
+_ANSWER_FIRST_S = 0.05
 
 
 class EngineCluster:
@@ -35,6 +36,9 @@ class EngineCluster:
         self._reader = reader
         self._loop = loop
         self._node_id = engine.identity.node_id
+        self.on_damage: Callable[[DamagedStateError], object] = lambda error: engine.stop_process(
+            f"the state is damaged: {error}"
+        )
 
     @property
     def node_id(self) -> str:
@@ -169,6 +173,10 @@ class EngineCluster:
         return None if heard_at is None else int((now - heard_at) * 1000)
 
     # --- membership
+
+    def report_damage(self, error: DamagedStateError) -> None:
+        # Not from within the handler, so that its client is answered first.
+        self._loop.call_later(_ANSWER_FIRST_S, self.on_damage, error)
 
     async def transfer_leadership(self, target: str | None, *, timeout_ms: int) -> str:
         before = self._engine.leader_id

@@ -11,7 +11,7 @@ from api.routing import NodeState
 from node.cluster import EngineCluster
 from node.config import EventsConfig
 from node.consensus.engine import Engine
-from statemachine.commands import AnyCommand, ChangeRouting, FireTimers, TrimEvents
+from statemachine.commands import ActivateVersion, AnyCommand, ChangeRouting, FireTimers, TrimEvents
 from statemachine.outcomes import Applied, EventsTrimmed
 from statemachine.store import Reader
 from statemachine.timers import due_timers, next_due_ms
@@ -59,6 +59,7 @@ class Housekeeping:
                 self._routing.clear()
                 continue
             try:
+                await self._activate_version()
                 await self._fire_timers()
                 await self._record_routing()
                 await self._trim_events()
@@ -69,6 +70,12 @@ class Housekeeping:
     async def _propose(self, *commands: AnyCommand) -> Sequence[object]:
         outcome = await self._cluster.propose_internal(commands, timeout_ms=_TIMEOUT_MS)
         return outcome.outcomes
+
+    async def _activate_version(self) -> None:
+        """Switch on what every member can decode, once the last of them has been upgraded."""
+        supported = self._engine.version_of_all_members()
+        if supported > self._engine.machine.active_version:
+            await self._propose(ActivateVersion(version=supported))
 
     async def _fire_timers(self) -> None:
         elapsed_ms = self._engine.stamps.elapsed_ms()

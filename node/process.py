@@ -32,6 +32,7 @@ from node.failure_detector import Comparison, Verdict
 from node.health import HealthMonitor, HttpProbe
 from node.housekeeping import Housekeeping
 from node.physical_clock import PhysicalClock
+from node.scrub import Scrub
 from node.state_files import StateFiles
 from statemachine.store import DamagedStateError
 
@@ -75,6 +76,8 @@ class Process:
         clock = PhysicalClock(max_skew_ms=config.clock.max_skew_ms)
         engine, links = self._open_engine(loop, storage, disk, clock)
         cluster = EngineCluster(engine, storage, loop)
+        cluster.on_damage = self._rebuild_damaged
+        scrub = Scrub(storage, self._rebuild_damaged)
         probe = HttpProbe()
         housekeeping = Housekeeping(engine, cluster, storage, config.events)
         monitor = HealthMonitor(
@@ -90,6 +93,7 @@ class Process:
         engine.start()
         monitor.start()
         housekeeping.start()
+        scrub.start()
         companion = asyncio.create_task(self._companion(cluster)) if self._companion else None
         gc.collect()
         gc.freeze()
@@ -100,6 +104,7 @@ class Process:
         if companion is not None:
             companion.cancel()
             await asyncio.gather(companion, return_exceptions=True)
+        await scrub.close()
         await housekeeping.close()
         await monitor.close()
         await probe.close()
@@ -198,6 +203,9 @@ class Process:
         )
 
     # --- starting over
+
+    def _rebuild_damaged(self, error: DamagedStateError) -> NoReturn:
+        self._rebuild(f"the state is damaged: {error}")
 
     def _rebuild(self, why: str) -> NoReturn:
         """Put the data aside and run again with an empty disk, to be rebuilt from the others."""

@@ -102,6 +102,11 @@ class Admission:
             ),
         )
 
+    def hand_over(self, deadline: float) -> None:
+        """Give leadership to the most advanced voter, on this leader's own account."""
+        if self._reason_to_refuse(TRANSFER, "") is None:
+            self._operation = _Operation(TRANSFER, "", deadline, lambda _code, _detail: None)
+
     def on_request(self, peer: str, frame: Frame) -> None:
         _, number, kind, node_id, _, peer_address, api_address = frame
         engine = self._engine

@@ -185,17 +185,19 @@ class Dispatch:
                 engine.raft.last_applied,
                 int(engine.own_fill_ratio * 1000),
                 engine.wall_ms(),
+                *engine.pace.own_ms(),
             ),
         )
 
     def _on_confirm_reply(self, peer: str, frame: Frame) -> None:
-        _, term, number, _, fill, wall_ms = frame
+        _, term, number, _, fill, wall_ms, sync_ms, lag_ms = frame
         engine = self._engine
         if term != engine.raft.term or not engine.raft.is_leader:
             return
         if not engine.contacts.is_member(peer):
             return
         self._fill_of_peers[peer] = fill / 1000
+        engine.pace.heard(peer, sync_ms, lag_ms)
         round_trip_s = engine.reads.round_trip_s(number)
         if round_trip_s is not None:
             engine.on_clock_sample(peer, wall_ms, int(round_trip_s * 1000))

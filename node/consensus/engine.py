@@ -25,8 +25,10 @@ from node.consensus.journal import JournalSettings, SegmentedJournal
 from node.consensus.links import LinkEvents, Links
 from node.consensus.membership import CONFIGURATION_KEY, Configuration, MemberRecord, Membership
 from node.consensus.messages import Frame, Kind, RefusalReason
+from node.consensus.pace import Pace
 from node.consensus.proposals import Answer, Proposals
 from node.consensus.raft import CONFIGURATION_COMMAND, Raft
+from node.consensus.range_check import RangeCheck
 from node.consensus.reads import OnRead, Reads
 from node.consensus.replication import Replication
 from node.consensus.runtime import Runtime
@@ -35,9 +37,10 @@ from node.consensus.snapshots import Snapshots
 from node.consensus.stamps import Stamps
 from node.consensus.state import IncomingCopy, StateStorage
 from node.consensus.transport import RaftTransport
+from statemachine.gates import SUPPORTED_VERSION
 from statemachine.machine import Machine
 from statemachine.outcomes import UnitOutcome
-from statemachine.store import Reader
+from statemachine.store import DamagedStateError, Reader
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ class Engine(LinkEvents):
             lambda: self.raft.is_leader,
             runtime.monotonic,
         )
+        self.pace = Pace(runtime.monotonic)
         self.stamps = Stamps(runtime, lambda: self.machine.elapsed_ms)
         self.reads = Reads(
             self.raft,
@@ -152,6 +156,8 @@ class Engine(LinkEvents):
         )
         self.admission = Admission(self, bootstrap=bootstrap)
         self.divergence = Divergence(self.membership)
+        self._range_check = RangeCheck(storage)
+        self._digest_due: bytes | None = None
         self.on_diverged: Callable[[], None] = lambda: runtime.stop("the state diverged")
         self.on_regressed: Callable[[], None] = lambda: runtime.stop(
             "the disk holds less than this node acknowledged; empty it to rejoin"
@@ -168,7 +174,7 @@ class Engine(LinkEvents):
         self._syncing = False
         self._stopped = False
         self._ran_at = runtime.monotonic()
-        self._published_digest = self.machine.checkpoint[0]
+        self._sync_began_at = self._timer_due_at = runtime.monotonic()
         self._alive_due = 0.0
         self._dispatch = Dispatch(self)
 
@@ -216,8 +222,11 @@ class Engine(LinkEvents):
     def _timer(self) -> None:
         if self._stopped:
             return
-        self._runtime.call_later(self.settings.heartbeat_s / 4, self._timer)
+        interval_s = self.settings.heartbeat_s / 4
+        self._runtime.call_later(interval_s, self._timer)
         now = self._runtime.monotonic()
+        self.pace.timer_was_late(now - self._timer_due_at)
+        self._timer_due_at = now + interval_s
         self._full = self._dispatch.greatest_fill_ratio() > self.settings.max_fill_ratio
         self.proposals.expire(now)
         self.reads.expire(now)
@@ -226,6 +235,10 @@ class Engine(LinkEvents):
             self._alive_due = now + _ALIVE_INTERVAL_S
             for peer in self._replicated_peers():
                 self.links.send(peer, (int(Kind.ALIVE),))
+        if self.leader_ready and self.pace.should_hand_over(self.membership.other_voters):
+            logger.warning("hands over: ten times slower than the others for two seconds")
+            self.counters["slow_hand_overs"] += 1
+            self.admission.hand_over(now + 2 * self.settings.election_timeout_max_s)
         self.kick()
 
     # --- callers
@@ -348,6 +361,7 @@ class Engine(LinkEvents):
         self.transport.seal()
         if self.journal.dirty:
             self._syncing = True
+            self._sync_began_at = self._runtime.monotonic()
             self.journal.flush(self._on_durable)
         else:
             self.transport.release()
@@ -358,6 +372,7 @@ class Engine(LinkEvents):
         self._syncing = False
         if self._stopped:
             return
+        self.pace.sync_took(self._runtime.monotonic() - self._sync_began_at)
         self.transport.release()
         self.kick()
 
@@ -372,6 +387,12 @@ class Engine(LinkEvents):
             outcomes = self.machine.apply(index, term, payload)
             self._storage.end_entry()
             self.divergence.note_own(self.machine.applied_index, self.machine.digest)
+            if self.machine.checkpoint[0] == index:
+                self._digest_due = self.machine.checkpoint[1] + self._range_check.next_digest()
+        except DamagedStateError as error:
+            logger.critical("a row that entry %d needs is damaged: %s", index, error)
+            self.on_diverged()
+            self._runtime.stop("the state is damaged")
         except Exception as error:
             logger.critical("apply failed", exc_info=True, extra={"index": index})
             self._runtime.stop(f"entry {index} cannot be applied: {error!r}")
@@ -432,7 +453,7 @@ class Engine(LinkEvents):
         self.raft.restore_applied(index)
         self.membership.on_snapshot(self._storage.get(CONFIGURATION_KEY))
         self.divergence.forget()
-        self._published_digest = self.machine.checkpoint[0]
+        self._digest_due = None
         self.proposals.on_snapshot(self.machine.outcome_of)
         self.reads.on_applied(index)
         logger.info("snapshot installed", extra={"index": index, "term": term})
@@ -478,12 +499,13 @@ class Engine(LinkEvents):
     # --- digests
 
     def _publish_digest(self) -> None:
-        index, digest = self.machine.checkpoint
-        if index > self._published_digest:
-            self._published_digest = index
-            for peer in self.membership.other_voters:
-                self.links.send(peer, (int(Kind.DIGEST), index, digest))
-            self.judge_digest(self.identity.node_id, index, digest)
+        if self._digest_due is None:
+            return
+        digest, self._digest_due = self._digest_due, None
+        index = self.machine.checkpoint[0]
+        for peer in self.membership.other_voters:
+            self.links.send(peer, (int(Kind.DIGEST), index, digest))
+        self.judge_digest(self.identity.node_id, index, digest)
 
     def judge_digest(self, node_id: str, index: int, digest: bytes) -> None:
         """Take a member's digest; stop or halt when the states differ."""
@@ -557,6 +579,14 @@ class Engine(LinkEvents):
     def known_commit_index(self) -> int:
         """The greatest commit index that a leader told this node of, or its own."""
         return max(self._dispatch.known_commit, self.raft.commit_index)
+
+    def version_of_all_members(self) -> int:
+        """The newest version of the state machine that every member can run; 0 when unknown."""
+        versions = [SUPPORTED_VERSION]
+        for peer in self._replicated_peers():
+            contact = self.contacts.get(peer)
+            versions.append(contact.state_version if contact is not None else 0)
+        return min(versions)
 
     @property
     def own_member_record(self) -> MemberRecord:

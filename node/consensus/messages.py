@@ -43,7 +43,7 @@ class Kind(enum.IntEnum):
     CONFIRM = 20
     """term, round, elapsed ms, ms since a quorum last did: do you still follow me?"""
     CONFIRM_REPLY = 21
-    """term, round, applied index, fill ratio in thousandths, wall ms."""
+    """term, round, applied index, fill ratio in thousandths, wall ms, sync and lag p99 in ms."""
     FORWARD = 30
     """sequence, unit: propose this for me."""
     FORWARD_REFUSED = 31
@@ -97,7 +97,7 @@ _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
     Kind.PRE_VOTE: (int,),
     Kind.TIMEOUT_NOW: (int,),
     Kind.CONFIRM: (int, int, int, int),
-    Kind.CONFIRM_REPLY: (int, int, int, int, int),
+    Kind.CONFIRM_REPLY: (int, int, int, int, int, int, int),
     Kind.ALIVE: (),
     Kind.FORWARD: (int, bytes),
     Kind.FORWARD_REFUSED: (int, str),

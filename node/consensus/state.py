@@ -50,6 +50,14 @@ class StateStorage(Store, Protocol):
     def durable_index(self) -> int:
         """The applied index that the last checkpoint made durable."""
 
+    def range_digest(
+        self, start: bytes, stop: bytes, limit_bytes: int
+    ) -> tuple[bytes, bytes | None]:
+        """Digest about `limit_bytes` of rows in `[start, stop)`, and say where to go on.
+
+        Raises: DamagedStateError
+        """
+
     def copy(self, on_done: Callable[[StateCopy | Exception], None]) -> None:
         """Begin a copy of the durable state; `on_done` is called on the loop."""
 

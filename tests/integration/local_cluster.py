@@ -19,6 +19,7 @@ from statemachine.commands import MAX_ENTRY_BYTES, AnyCommand, IdempotencyKey, R
 from statemachine.machine import Machine
 from statemachine.memory_store import MemoryStore
 from statemachine.outcomes import Position, RequestOutcome
+from statemachine.store import DamagedStateError
 
 START_MS = 1_700_000_000_000
 
@@ -33,6 +34,7 @@ class LocalCluster:
         self.machine = Machine(self.store)
         self.fault: Exception | None = None
         self.lose_answers = False
+        self.damage: list[DamagedStateError] = []
         """Apply what is proposed, then say that the outcome is unknown."""
         self.wall_ms = START_MS
         self.elapsed_ms = 0
@@ -111,6 +113,9 @@ class LocalCluster:
             quorum_confirmed_ms=self.quorum_confirmed_ms,
             caught_up=self.caught_up,
         )
+
+    def report_damage(self, error: DamagedStateError) -> None:
+        self.damage.append(error)
 
     async def transfer_leadership(self, target: str | None, *, timeout_ms: int) -> str:
         if self.fault is not None:

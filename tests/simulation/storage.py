@@ -111,6 +111,18 @@ class SimulatedStorage:
         self.durable_index = load_state(self._live).applied_index
         return True
 
+    def range_digest(
+        self, start: bytes, stop: bytes, limit_bytes: int
+    ) -> tuple[bytes, bytes | None]:
+        digest = hashlib.blake2b(digest_size=16)
+        walked = 0
+        for key, value in self._live.scan(start, stop, limit=1_000_000):
+            if walked >= limit_bytes:
+                return digest.digest(), key
+            digest.update(b"%d %d " % (len(key), len(value)) + key + value)
+            walked += len(key) + len(value)
+        return digest.digest(), None
+
     def copy(self, on_done: Callable[[StateCopy | Exception], None]) -> None:
         self.checkpoint(force=True)
         copy = _Copy(self.durable_index, msgpack.packb(sorted(self._medium.durable.items())))

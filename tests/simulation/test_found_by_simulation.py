@@ -1,0 +1,129 @@
+"""What schedules have found, and what needs a whole cluster to show: each with its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.consensus.engine import Engine
+from statemachine.codec import encode_request
+from statemachine.commands import RecordEvent, Request
+from statemachine.outcomes import RequestOutcome
+from tests.simulation.cluster import SimulatedCluster
+from tests.simulation.storage import SimulatedStorage
+from tests.simulation.world import Violation, World
+
+
+def cluster_with_leader(seed: int = 1) -> tuple[SimulatedCluster, Engine]:
+    cluster = SimulatedCluster(World(seed), 3)
+    cluster.start_all()
+    leader = cluster.wait_for_leader()
+    settle(cluster)
+    return cluster, leader
+
+
+def settle(cluster: SimulatedCluster) -> None:
+    cluster.wait_for(
+        lambda: (
+            len({engine.raft.last_applied for engine in cluster.engines()}) == 1
+            and len(cluster.engines()) == len(cluster.names)
+        ),
+        10.0,
+        "all nodes stand at the same entry",
+    )
+
+
+def record(cluster: SimulatedCluster, count: int, size: int = 10) -> None:
+    """Record events one after the other through whoever leads."""
+    for number in range(count):
+        leader = cluster.wait_for_leader()
+        answers: list[object] = []
+        command = RecordEvent(node_id="p", event_type="t", event_data=b"1" * size)
+        request = encode_request(Request(leader.stamps.elapsed_ms() + 10_000, None, (command,)))
+        cluster.run_as(
+            leader.identity.node_id,
+            lambda: leader.propose(request, leader.now() + 5.0, answers.append),  # noqa: B023
+        )
+        cluster.wait_for(lambda: bool(answers), 10.0, f"event {number} is answered")  # noqa: B023
+        assert isinstance(answers[0], RequestOutcome)
+
+
+def test_a_compacting_leader_keeps_replicating_to_those_who_are_up_to_date() -> None:
+    """Seeds 7, 15 and 17 once left everybody waiting for snapshots that nobody needed."""
+    cluster, leader = cluster_with_leader()
+    record(cluster, 60, size=1_000)
+    assert leader.counters["compactions"] > 0
+    old = leader.identity.node_id
+    cluster.kill(old)
+    record(cluster, 3)
+    cluster.start(old)
+    settle(cluster)
+    record(cluster, 3)
+    settle(cluster)
+
+
+def test_a_restarted_node_catches_up_by_log_and_serves_reads_while_nobody_writes() -> None:
+    cluster, leader = cluster_with_leader()
+    record(cluster, 5)
+    victim = next(name for name in cluster.names if name != leader.identity.node_id)
+    cluster.kill(victim)
+    record(cluster, 3)
+    cluster.start(victim)
+    ready: list[Exception | None] = []
+    engine = cluster.engine(victim)
+    assert engine is not None
+    cluster.run_as(victim, lambda: engine.read(engine.now() + 20.0, ready.append))
+    cluster.wait_for(lambda: bool(ready), 5.0, "the restarted node serves a read")
+    assert ready == [None]
+    assert leader.counters["snapshots_made"] == 0
+
+
+def test_a_leader_whose_disk_became_slow_hands_over() -> None:
+    cluster, leader = cluster_with_leader()
+    name = leader.identity.node_id
+    disk = cluster.nodes[name].disk
+    assert disk is not None
+    disk.latency_s = lambda: 0.25
+
+    def somebody_else_leads() -> bool:
+        record_soon(cluster)
+        return cluster.leader() not in (None, leader)
+
+    cluster.wait_for(somebody_else_leads, 30.0, "somebody else leads")
+    assert leader.counters["slow_hand_overs"] == 1
+
+
+def record_soon(cluster: SimulatedCluster) -> None:
+    """Keep the leader's disk busy without waiting for answers."""
+    leader = cluster.leader()
+    if leader is None or leader.proposals.pending_count > 3:
+        return
+    request = encode_request(
+        Request(
+            leader.stamps.elapsed_ms() + 10_000,
+            None,
+            (RecordEvent(node_id="p", event_type="t", event_data=b"1"),),
+        )
+    )
+    cluster.run_as(
+        leader.identity.node_id,
+        lambda: leader.propose(request, leader.now() + 5.0, lambda _answer: None),
+    )
+
+
+def test_a_row_that_a_disk_lost_is_noticed_by_comparing_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("statemachine.machine.DIGEST_INTERVAL", 8)
+    cluster, leader = cluster_with_leader()
+    record(cluster, 3)
+    victim = next(name for name in cluster.names if name != leader.identity.node_id)
+    engine = cluster.engine(victim)
+    assert engine is not None
+    storage = engine.machine_store
+    assert isinstance(storage, SimulatedStorage)
+    (key, _), *_ = storage.scan(b"E", b"z", limit=1)
+    storage.delete(key)
+    storage.end_entry()
+    with pytest.raises(Violation, match=f"{victim} found its state diverged"):
+        record(cluster, 40)
+        cluster.world.run_until(cluster.world.now + 3.0)
