@@ -31,6 +31,7 @@ from node.data_directory import DataDirectory
 from node.failure_detector import Comparison, Verdict
 from node.health import HealthMonitor, HttpProbe
 from node.housekeeping import Housekeeping
+from node.metrics import EngineCollector
 from node.physical_clock import PhysicalClock
 from node.scrub import Scrub
 from node.state_files import StateFiles
@@ -89,7 +90,9 @@ class Process:
         )
         engine.on_configuration.append(lambda record: self._members_changed(monitor, record))
         await links.listen(config.node.peer_address.host, config.node.peer_address.port)
-        runner = await self._serve_api(cluster, monitor)
+        metrics = Metrics()
+        metrics.registry.register(EngineCollector(engine, storage))
+        runner = await self._serve_api(cluster, monitor, metrics)
         engine.start()
         monitor.start()
         housekeeping.start()
@@ -177,7 +180,9 @@ class Process:
         )
         return engine, links[0]
 
-    async def _serve_api(self, cluster: EngineCluster, monitor: HealthMonitor) -> web.AppRunner:
+    async def _serve_api(
+        self, cluster: EngineCluster, monitor: HealthMonitor, metrics: Metrics
+    ) -> web.AppRunner:
         http = self._config.http
         settings = ApiSettings(
             greatest_body_bytes=http.max_body_bytes,
@@ -187,7 +192,7 @@ class Process:
             default_timeout_ms=http.default_timeout_ms,
             greatest_timeout_ms=http.max_timeout_ms,
         )
-        runner = web.AppRunner(build_app(cluster, settings, monitor, Metrics()), access_log=None)
+        runner = web.AppRunner(build_app(cluster, settings, monitor, metrics), access_log=None)
         await runner.setup()
         address = self._config.node.api_address
         await web.TCPSite(runner, address.host, address.port, backlog=1024).start()

@@ -63,6 +63,8 @@ class Admission:
         self._to_announce: set[str] = set()
         self._operation: _Operation | None = None
         self._hand_over_until: float | None = None
+        self._queued: Configuration | None = None
+        """Proposed, and not in the log yet."""
         self._requests: dict[int, tuple[float, OnDone]] = {}
         self._last_request = int.from_bytes(engine.session[:4], "big")
 
@@ -148,7 +150,7 @@ class Admission:
         configuration = self._engine.membership.in_force
         if configuration is None or not self._engine.leader_ready:
             return "NOT_READY", "the leader has not applied an entry of its own term yet"
-        if self._operation is not None or self._engine.membership.change_pending:
+        if self._operation is not None or self._change_pending:
             return "CHANGE_IN_PROGRESS", "one change at a time: another one is not finished"
         member = configuration.member(node_id) if node_id else None
         if kind == ADD and member is not None:
@@ -174,7 +176,7 @@ class Admission:
             return
         if self._operation is not None:
             self._advance(self._operation, now)
-        if not engine.membership.change_pending and not self.handing_over:
+        if not self._change_pending and not self.handing_over:
             self._replace_or_promote()
 
     def _advance(self, operation: _Operation, now: float) -> None:
@@ -212,7 +214,7 @@ class Admission:
                     )
                 )
             )
-        elif engine.membership.votes(operation.node_id) and not engine.membership.change_pending:
+        elif engine.membership.votes(operation.node_id) and not self._change_pending:
             self._finish("", "")
 
     def _advance_remove(self, operation: _Operation, now: float) -> None:
@@ -226,7 +228,7 @@ class Admission:
         elif not operation.proposed:
             operation.proposed = True
             self._propose(configuration.without(operation.node_id))
-        elif not engine.membership.change_pending:
+        elif not self._change_pending:
             self._finish("", "")
 
     def _advance_transfer(self, operation: _Operation, now: float) -> None:
@@ -235,14 +237,12 @@ class Admission:
         target = target or self._most_advanced_voter()
         if operation.sent:
             if self._hand_over_until is not None and now >= self._hand_over_until:
-                self._end_hand_over()
                 self._finish("TRANSFER_FAILED", f"{target} did not take over in time")
             return
         if self._hand_over_until is None:
             # Proposing stops here, so that the target can catch up with a log that stands still.
             self._hand_over_until = now + 2 * engine.settings.election_timeout_max_s
         if not target or now >= self._hand_over_until:
-            self._end_hand_over()
             self._finish("TRANSFER_FAILED", "no voter caught up in time")
             return
         if engine.raft.match_index(target) == engine.journal.last()[0]:
@@ -266,6 +266,14 @@ class Admission:
     def _end_hand_over(self) -> None:
         self._hand_over_until = None
         self._engine.election.end_hand_over()
+        self._engine.kick()
+
+    @property
+    def _change_pending(self) -> bool:
+        """Whether a change is on its way into the log, or in it and not applied yet."""
+        if self._queued is not None and self._queued == self._engine.membership.in_force:
+            self._queued = None
+        return self._queued is not None or self._engine.membership.change_pending
 
     def _propose(self, configuration: Configuration) -> None:
         logger.info(
@@ -276,11 +284,15 @@ class Admission:
             },
         )
         self._engine.counters["configurations_proposed"] += 1
+        self._queued = configuration
         self._engine.raft.propose_configuration(configuration.encode())
         self._engine.kick()
 
     def _finish(self, code: str, detail: str) -> None:
         operation, self._operation = self._operation, None
+        if self._hand_over_until is not None:
+            # However it ended: proposing goes on.
+            self._end_hand_over()
         if operation is not None:
             operation.on_done(code, detail)
 
@@ -368,24 +380,31 @@ class Admission:
         engine = self._engine
         if not self._to_announce or engine.journal.durable_index < _BOOTSTRAP_INDEX:
             return
-        if engine.membership.in_force is None:
+        if engine.membership.in_force is None or not self._is_first_in_force:
+            # A later record is no first one: whoever missed that gets the log.
+            self._to_announce.clear()
             return
         record = engine.membership.in_force.encode()
         for peer in sorted(self._to_announce):
             if engine.links.send(peer, (int(Kind.BOOTSTRAP), record)):
                 self._to_announce.discard(peer)
 
-    def on_connected(self, peer: str) -> None:
-        """A founder that was not reached, or crashed before it had stored the record."""
+    @property
+    def _is_first_in_force(self) -> bool:
+        return list(self._engine.journal.configuration_indexes) == [_BOOTSTRAP_INDEX]
+
+    def on_contact(self, peer: str) -> None:
+        """A connection is up, or a hello came: of a founder that was not reached, perhaps."""
         engine = self._engine
         contact = engine.contacts.get(peer)
         if (
             contact is not None
             and contact.blank
-            and engine.journal.base()[0] <= _BOOTSTRAP_INDEX
+            and self._is_first_in_force
             and engine.membership.is_pair(peer, contact.disk_uuid)
         ):
             self._to_announce.add(peer)
+            engine.kick()
 
     def on_bootstrap(self, peer: str, record: bytes) -> None:
         engine = self._engine
@@ -410,13 +429,10 @@ class Admission:
             on_done("TIMED_OUT", "the deadline passed; what was begun may still complete")
 
     def on_role_change(self) -> None:
-        engine = self._engine
-        if engine.raft.is_leader or self._operation is None:
+        self._queued = None
+        if self._engine.raft.is_leader or self._operation is None:
             return
-        transferred = self._operation.kind == TRANSFER and self._operation.sent
-        if self._hand_over_until is not None:
-            self._end_hand_over()
-        if transferred:
+        if self._operation.kind == TRANSFER and self._operation.sent:
             self._finish("", "")
         else:
             self._finish("NO_LEADER", "leadership moved meanwhile; ask again")

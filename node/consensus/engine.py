@@ -464,14 +464,17 @@ class Engine(LinkEvents):
         return self.contacts.hello()
 
     def admit(self, hello: Frame) -> RefusalReason | None:
-        return self.contacts.admit(hello)
+        reason = self.contacts.admit(hello)
+        if reason is None:
+            self.admission.on_contact(str(hello[3]))
+        return reason
 
     def on_connected(self, peer: str) -> None:
         self.transport.discard(peer)
         self.raft.resume_sending(peer)
         self.replication.on_connected(peer)
         self.snapshots.on_connected(peer)
-        self.admission.on_connected(peer)
+        self.admission.on_contact(peer)
         self.kick()
 
     def on_disconnected(self, peer: str) -> None:

@@ -110,6 +110,12 @@ def record_soon(cluster: SimulatedCluster) -> None:
     )
 
 
+def record_and_wait(cluster: SimulatedCluster) -> None:
+    """Reach several checkpoints, and let their digests arrive."""
+    record(cluster, 40)
+    cluster.world.run_until(cluster.world.now + 3.0)
+
+
 def test_a_row_that_a_disk_lost_is_noticed_by_comparing_with_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -125,5 +131,4 @@ def test_a_row_that_a_disk_lost_is_noticed_by_comparing_with_the_others(
     storage.delete(key)
     storage.end_entry()
     with pytest.raises(Violation, match=f"{victim} found its state diverged"):
-        record(cluster, 40)
-        cluster.world.run_until(cluster.world.now + 3.0)
+        record_and_wait(cluster)
