@@ -10,13 +10,29 @@ from collections.abc import Callable
 from node.config import Config, ConfigError, load_for_process
 from node.config.reference import effective
 from node.consensus.disk import DirectoryLockedError
+from node.consensus.engine import StateBehindJournalError
 from node.consensus.journal_format import JournalFormatError
+from node.consensus.raft import IncompatibleLibraryError
 from node.data_directory import DataDirectoryError
 from node.logs import configure_logging
 from node.process import Companion, Process
+from node.storage import StorageError
+from statemachine.state import UnsupportedStateError
 
 EXIT_CONFIGURATION = 78
 EXIT_CANNOT_START = 69
+
+_CANNOT_START = (
+    DataDirectoryError,
+    DirectoryLockedError,
+    IncompatibleLibraryError,
+    JournalFormatError,
+    OSError,
+    StateBehindJournalError,
+    StorageError,
+    UnsupportedStateError,
+)
+"""What an operator has to mend first: one line says it, a traceback would hide it."""
 
 _SWITCH_INTERVAL_S = 0.0001
 """How long the loop may keep the interpreter's lock once the journal's writer waits for it. The
@@ -42,7 +58,7 @@ def main(companion: Companion | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
             runner.run(process.run())
-    except (DirectoryLockedError, DataDirectoryError, JournalFormatError, OSError) as error:
+    except _CANNOT_START as error:
         print(f"node {config.node.id} cannot start: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0

@@ -30,7 +30,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, Self
@@ -105,9 +105,9 @@ class LmdbStorage:
         *,
         map_size_bytes: int = 1 << 30,
         max_map_size_bytes: int = 64 << 30,
-        checkpoint_interval_ms: int = 50,
+        checkpoint_interval_ms: int = 100,
         max_uncommitted_bytes: int = 8 << 20,
-        max_uncommitted_rows: int = 1 << 13,
+        max_uncommitted_rows: int = 1 << 14,
         copy_bytes_per_s: int = 200_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
@@ -158,6 +158,10 @@ class LmdbStorage:
     def delete(self, key: bytes) -> None:
         """Remove `key` if it is there."""
         self._pending[key] = None
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Take an entry's writes; they reach LMDB when the entry ends."""
+        self._pending.update(changes)
 
     def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
@@ -423,20 +427,21 @@ class LmdbStorage:
         if not pending:
             return
         self._in_entry = True
-        rows = []
+        rows: list[tuple[bytes, bytes]] = []
+        written_bytes = 0
         try:
-            for key in sorted(pending):
-                value = pending[key]
+            for key, value in sorted(pending.items()):
                 if value is None:
                     self._transaction.delete(key)
                 else:
                     stored = seal(key, value)
-                    self._uncommitted_bytes += len(stored)
+                    written_bytes += len(stored)
                     rows.append((key, stored))
             if rows:
                 self._cursor.putmulti(rows)
         except lmdb.Error as error:
             raise _as_ours(error, "writing an entry") from error
+        self._uncommitted_bytes += written_bytes
         self._uncommitted_rows += len(pending)
         pending.clear()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 GREATEST_KEY_BYTES: Final = 500
@@ -37,6 +37,13 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         _require_key(key)
         return self._values.get(key)
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        for key, value in changes.items():
+            if value is None:
+                self.delete(key)
+            else:
+                self.put(key, value)
 
     def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False

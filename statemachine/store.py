@@ -6,6 +6,7 @@ Scans return finite pages, never live iterators: a page stays valid whatever is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -36,6 +37,9 @@ class Store(Reader, Protocol):
 
     def delete(self, key: bytes) -> None:
         """Remove `key`; nothing happens when it is absent."""
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Put every value and delete every key whose value is None: an entry's writes at once."""
 
 
 class DamagedStateError(Exception):

@@ -51,10 +51,5 @@ class WriteBuffer:
 
     def flush(self) -> None:
         """Hand everything to the store and begin anew."""
-        put, delete = self._store.put, self._store.delete
-        for key, value in self.pending.items():
-            if value is None:
-                delete(key)
-            else:
-                put(key, value)
+        self._store.write(self.pending)
         self.pending = {}

@@ -136,6 +136,9 @@ class Admission:
     def _begin(
         self, kind: str, node_id: str, deadline: float, on_done: OnDone, member: MemberRecord
     ) -> None:
+        if kind == TRANSFER and node_id == self._engine.identity.node_id:
+            on_done("", "")
+            return
         refusal = self._reason_to_refuse(kind, node_id)
         if refusal is not None:
             on_done(*refusal)

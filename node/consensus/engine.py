@@ -47,6 +47,10 @@ logger = logging.getLogger(__name__)
 _ALIVE_INTERVAL_S = 1.0
 
 
+class StateBehindJournalError(Exception):
+    """The state is older than the journal's base: this disk cannot be continued."""
+
+
 class Engine(LinkEvents):
     def __init__(
         self,
@@ -182,11 +186,14 @@ class Engine(LinkEvents):
         """State and journal were written separately: make the journal continue the state.
 
         Raises:
-            ValueError: the state is older than the journal's base; what lies between is lost.
+            StateBehindJournalError
         """
         applied, base = self.machine.applied_index, self.journal.base()[0]
         if base > max(applied, 1):
-            raise ValueError(f"the journal begins at {base}, the state ends at {applied}")
+            raise StateBehindJournalError(
+                f"the journal begins at {base} and the state ends at {applied}: what lies between "
+                "is lost here; empty the data directory, and the node is rebuilt from the others"
+            )
         if applied and self.journal.term_at(applied) != self.machine.applied_term:
             # A snapshot was installed, or entries were committed and applied before they were
             # synced here. The state is the cluster's: the journal goes on behind it.
@@ -272,9 +279,17 @@ class Engine(LinkEvents):
         self._runtime.call_later(delay_s, self.kick)
 
     def _run(self) -> None:
+        """One round. Whatever goes wrong in it, nobody knows what state is left: stop."""
         self._scheduled = False
         if self._stopped:
             return
+        try:
+            self._go_round()
+        except Exception as error:
+            logger.critical("the engine failed", exc_info=True)
+            self._runtime.stop(f"the engine failed: {error!r}")
+
+    def _go_round(self) -> None:
         now = self._runtime.monotonic()
         if now - self._ran_at > self.settings.election_timeout_min_s / 2:
             self.election.after_gap(now)

@@ -1,7 +1,7 @@
 """Frames between nodes: msgpack arrays that begin with their kind.
 
 A frame is checked for its shape where it is decoded, so that the code behind may rely on it. What
-a frame *asserts* is judged by the receiver (`guards.py`).
+a frame *asserts* is judged by the receiver (`dispatch.py`).
 """
 
 from __future__ import annotations

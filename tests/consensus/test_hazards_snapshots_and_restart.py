@@ -18,7 +18,7 @@ import msgpack
 import pytest
 from pysyncobj.journal import FileJournal  # type: ignore[attr-defined]
 
-from node.consensus.engine import Engine
+from node.consensus.engine import Engine, StateBehindJournalError
 from node.consensus.journal import SegmentedJournal
 from node.consensus.messages import _SHAPES, Frame, Kind
 from node.consensus.replication import Replication
@@ -328,7 +328,7 @@ def test_a_state_that_is_older_than_the_log_begins_is_refused() -> None:
     bench.act(bench.engine.journal.flush_now)
     bench.crash()
     bench.medium.durable.clear()
-    with pytest.raises(ValueError, match="begins at 9, the state ends at 0"):
+    with pytest.raises(StateBehindJournalError, match="begins at 9 and the state ends at 0"):
         bench.boot()
     bench.process.up = False
 

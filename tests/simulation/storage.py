@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgpack
@@ -91,6 +91,13 @@ class SimulatedStorage:
         self._in_entry = True
         self._live.delete(key)
         self._changed[key] = None
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        for key, value in changes.items():
+            if value is None:
+                self.delete(key)
+            else:
+                self.put(key, value)
 
     def end_entry(self) -> None:
         self._in_entry = False
