@@ -23,7 +23,15 @@ from node.consensus.engine import Engine
 from node.consensus.journal import SegmentedJournal
 from node.consensus.links import LinkEvents
 from node.consensus.membership import Configuration, MemberRecord, first_configuration
-from node.consensus.messages import PROTOCOL_VERSION, Frame, Kind, RefusalReason, decode, encode
+from node.consensus.messages import (
+    _SHAPES,
+    PROTOCOL_VERSION,
+    Frame,
+    Kind,
+    RefusalReason,
+    decode,
+    encode,
+)
 from node.consensus.proposals import Answer
 from node.consensus.settings import EngineSettings
 from statemachine import timestamps
@@ -43,7 +51,7 @@ FIRST_FREE_INDEX = 3
 """Behind the entry with which every log begins, and the first membership record."""
 
 
-class BrokenPromise(Exception):  # noqa: N818 - it is the finding
+class BrokenPromise(BaseException):  # noqa: N818 - it is the finding
     """What the hazard of a scenario leads to."""
 
 
@@ -188,6 +196,7 @@ class Bench:
         self.stopped = reason
 
     def configuration(self) -> Configuration:
+        """The first one."""
         return first_configuration(CLUSTER_ID, [self.member(peer) for peer in self.members])
 
     def member(self, node_id: str) -> MemberRecord:
@@ -316,7 +325,8 @@ class Bench:
     def lead(self, *voters: str) -> int:
         """Make the engine a leader that is ready; return its term."""
         term = self.elect(*voters)
-        self.acknowledge(voters[0] if voters else self.peers[0])
+        for voter in voters or (self.peers[0],):
+            self.acknowledge(voter)
         self.wait_for(lambda: self.engine.leader_ready)
         return term
 
@@ -335,8 +345,9 @@ class Bench:
 
     def confirm(self, peer: str) -> None:
         """Answer the last question whether the peer still follows."""
-        _, term, number, _, _ = self.sent(Kind.CONFIRM, peer)[-1]
-        self.receive(peer, (int(Kind.CONFIRM_REPLY), term, number, 0, 0, 0))
+        _, term, number, *_ = self.sent(Kind.CONFIRM, peer)[-1]
+        rest = len(_SHAPES[Kind.CONFIRM_REPLY]) - 2
+        self.receive(peer, (int(Kind.CONFIRM_REPLY), term, number, *(0 for _ in range(rest))))
 
     def durable_journal(self) -> SegmentedJournal:
         """What a start would find if the power failed now."""

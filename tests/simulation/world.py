@@ -16,7 +16,7 @@ from typing import NoReturn
 import pysyncobj.syncobj as library
 
 
-class Violation(Exception):  # noqa: N818 - it is the finding, not an error of the simulator
+class Violation(BaseException):  # noqa: N818 - a finding: code under test must not catch it
     """A promise was broken."""
 
 
