@@ -51,7 +51,7 @@ FIRST_FREE_INDEX = 3
 """Behind the entry with which every log begins, and the first membership record."""
 
 
-class BrokenPromise(BaseException):  # noqa: N818 - it is the finding
+class BrokenPromise(BaseException):
     """What the hazard of a scenario leads to."""
 
 
