@@ -152,24 +152,30 @@ class Proposals:
 
     @property
     def can_progress(self) -> bool:
-        """Whether another round of the engine would move something."""
+        """Whether another round of the engine would move something now, without waiting."""
         if self._raft.is_leader:
-            return bool(
+            return self._may_propose and bool(
                 (self._pending and len(self._slots) < self._settings.units_in_flight)
                 or self._forwarded.queue
             )
+        leader = self._raft.leader_id
         return bool(
             self._pending
             and len(self._slots) < self._settings.units_in_flight
-            and self._raft.leader_id is not None
+            and leader is not None
+            and self._links.is_connected(leader)
         )
+
+    @property
+    def _may_propose(self) -> bool:
+        return self._can_propose() and self._entries_in_flight() < _MAX_ENTRIES_IN_FLIGHT
 
     # --- moving them
 
     def feed(self, now: float) -> None:
         """Send what can be sent: into the log when this node leads, else to who does."""
         if self._raft.is_leader:
-            if self._can_propose() and self._entries_in_flight() < _MAX_ENTRIES_IN_FLIGHT:
+            if self._may_propose:
                 self._propose(now)
             return
         leader = self._raft.leader_id
