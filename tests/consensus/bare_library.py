@@ -6,6 +6,7 @@ For the hazards that our design makes impossible: they are shown where they exis
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -55,13 +56,19 @@ class BareNode(SyncObj):
     def receive(self, peer: str, message: Message) -> None:
         self.wire._onMessageReceived(Node(peer), message)
 
-    def append(self, peer: str, term: int, previous: tuple[int, int], *entries: Any) -> None:
+    def entry(self, value: str, index: int, term: int) -> tuple[bytes, int, int]:
+        """What `put` becomes in the log."""
+        return (b"\x00" + pickle.dumps((0, (value,)), 2), index, term)
+
+    def append(
+        self, peer: str, term: int, previous: tuple[int, int], *entries: Any, commit: int = 1
+    ) -> None:
         self.receive(
             peer,
             {
                 "type": "append_entries",
                 "term": term,
-                "commit_index": 1,
+                "commit_index": commit,
                 "prevLogIdx": previous[0],
                 "prevLogTerm": previous[1],
                 "entries": list(entries),
