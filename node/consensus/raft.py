@@ -211,8 +211,11 @@ class Raft(SyncObj):
         next_index = self._SyncObj__raftNextIndex
         match_index = self._SyncObj__raftMatchIndex
         answered = self._SyncObj__lastResponseTime
+        # While a snapshot replaces the log there is a moment without one.
+        log = self._SyncObj__raftLog
+        beyond = log[-1][1] + 1 if len(log) else 1
         for node in sorted(voting | learning, key=lambda node: str(node.id)):
-            next_index.setdefault(node, self._SyncObj__raftLog[-1][1] + 1)
+            next_index.setdefault(node, beyond)
             match_index.setdefault(node, 0)
             answered.setdefault(node, now)
         for table in (next_index, match_index, answered):
