@@ -20,6 +20,7 @@ from pysyncobj.journal import FileJournal  # type: ignore[attr-defined]
 
 from node.consensus.engine import Engine, StateBehindJournalError
 from node.consensus.journal import SegmentedJournal
+from node.consensus.membership import configuration_command
 from node.consensus.messages import _SHAPES, Frame, Kind
 from node.consensus.replication import Replication
 from node.consensus.settings import EngineSettings
@@ -461,3 +462,17 @@ def test_a_node_that_was_away_for_long_gets_a_snapshot_and_then_the_log() -> Non
     assert returned.counters["snapshots_installed"] == 1
     assert event_data(returned) == [b"%d" % number for number in range(60)]
     assert returned.machine.digest == engine.machine.digest
+
+
+def test_a_snapshot_replaces_a_log_with_a_record_that_was_not_committed() -> None:
+    copy = Copy(20, term=2)
+    bench = Bench()
+    record = configuration_command(bench.configuration().without("c"))
+    bench.receive("b", bench.append(1, CONFIGURED, [(record, 3, 1)], commit=2))
+    bench.receive("c", bench.append(2, (20, 2)))
+    bench.receive("c", copy.offer(2), *copy.chunks(), run_s=0.4)
+    assert bench.stopped is None
+    assert bench.engine.raft.last_applied == 20
+    in_force = bench.engine.membership.in_force
+    assert in_force is not None
+    assert [member.node_id for member in in_force.voters] == ["a", "b", "c"]
