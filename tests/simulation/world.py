@@ -16,8 +16,8 @@ from typing import NoReturn
 import pysyncobj.syncobj as library
 
 
-class Violation(BaseException):  # noqa: N818 - a finding: code under test must not catch it
-    """A promise was broken."""
+class Violation(BaseException):
+    """A promise was broken. Not an Exception: no code under test may catch a finding."""
 
 
 class ProcessStopped(BaseException):
