@@ -105,9 +105,9 @@ class LmdbStorage:
         *,
         map_size_bytes: int = 1 << 30,
         max_map_size_bytes: int = 64 << 30,
-        checkpoint_interval_ms: int = 100,
+        checkpoint_interval_ms: int = 50,
         max_uncommitted_bytes: int = 8 << 20,
-        max_uncommitted_rows: int = 1 << 14,
+        max_uncommitted_rows: int = 1 << 13,
         copy_bytes_per_s: int = 200_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:

@@ -224,7 +224,7 @@ class StorageConfig:
         maximum=95,
     )
     checkpoint_interval_ms: int = setting(
-        100,
+        50,
         "How often the state is committed to disk. Until then the journal holds what was "
         "acknowledged, so it sets the length of a replay after a crash and not what is durable.",
         minimum=1,

@@ -85,7 +85,7 @@ def test_a_checkpoint_is_due_when_the_last_commit_is_older_than_the_interval(
     storage: LmdbStorage, clock: Clock
 ) -> None:
     write_entry(storage, 1, {b"a": b"1"})
-    clock.now += 0.099
+    clock.now += 0.049
     assert not storage.checkpoint()
     assert storage.durable_index == 0
     clock.now += 0.002
