@@ -39,8 +39,6 @@ MALFORMED: Final = "MALFORMED"
 
 _MAX_ENTRIES_IN_FLIGHT: Final = 4
 _MAX_RESEND_S: Final = 0.8
-_LEAST_SHARE: Final = 16
-"""Fewer requests than this are not worth a unit of their own."""
 
 
 @dataclass(slots=True)
@@ -155,15 +153,23 @@ class Proposals:
         """Whether another round of the engine would move something now, without waiting."""
         if self._raft.is_leader:
             return self._may_propose and bool(
-                (self._pending and len(self._slots) < self._settings.units_in_flight)
-                or self._forwarded.queue
+                (self._pending and self._has_free_slot) or self._forwarded.queue
             )
         leader = self._raft.leader_id
         return bool(
             self._pending
-            and len(self._slots) < self._settings.units_in_flight
+            and self._has_free_slot
             and leader is not None
             and self._links.is_connected(leader)
+        )
+
+    @property
+    def _has_free_slot(self) -> bool:
+        """Whether another unit may leave now. Beside others under way, only one worth its entry."""
+        under_way = len(self._slots)
+        return under_way == 0 or (
+            under_way < self._settings.units_in_flight
+            and len(self._pending) >= self._settings.requests_worth_an_entry
         )
 
     @property
@@ -184,7 +190,7 @@ class Proposals:
         for slot in self._slots.values():
             if self._is_due(slot, now):
                 self._forward(leader, slot, now)
-        while self._pending and len(self._slots) < self._settings.units_in_flight:
+        while self._pending and self._has_free_slot:
             self._forward(leader, self._open_slot(), now)
 
     def _is_due(self, slot: Slot, now: float) -> bool:
@@ -211,7 +217,7 @@ class Proposals:
         unit is on its way while this one is applied.
         """
         free = self._settings.units_in_flight - len(self._slots)
-        share = max(_LEAST_SHARE, -(-len(self._pending) // max(1, free)))
+        share = max(self._settings.requests_worth_an_entry, -(-len(self._pending) // max(1, free)))
         waiting: list[Waiting] = []
         size = 0
         while self._pending and len(waiting) < share:
@@ -247,7 +253,7 @@ class Proposals:
             room -= len(unit)
         if (
             self._pending
-            and len(self._slots) < self._settings.units_in_flight
+            and self._has_free_slot
             and (not units or len(self._pending[0].request) + 256 <= room)
         ):
             slot = self._open_slot_within(room)

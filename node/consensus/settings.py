@@ -30,6 +30,9 @@ class EngineSettings:
     max_pending_bytes: int = 64 << 20
     units_in_flight: int = 4
     """Batches of this node that may be under way at once."""
+    requests_worth_an_entry: int = 48
+    """Beside units under way, fewer requests than this wait until one of those is settled: every
+    entry costs every node a round, a sync and two wake-ups, more than some dozen requests do."""
     max_unit_bytes: int = MAX_ENTRY_BYTES - 4096
     """An entry has room for its stamps beside one full unit."""
     congested_bytes: int = 16 << 20

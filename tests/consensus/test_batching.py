@@ -465,3 +465,12 @@ def test_a_write_is_answered_where_it_was_made_and_can_be_read_there() -> None:
     engine = cluster.engine(name)
     assert engine is not None
     assert event_data(engine) == [b'"mine"']
+
+
+def test_beside_a_unit_under_way_only_what_is_worth_an_entry_leaves() -> None:
+    bench = Bench(settings=replace(SETTINGS, requests_worth_an_entry=3))
+    bench.lead("b")
+    for expected_units in (1, 1, 1, 2):
+        bench.propose()
+        bench.run(0.01)
+        assert len(bench.engine.proposals._slots) == expected_units

@@ -27,6 +27,8 @@ SETTINGS = EngineSettings(
     journal_retain_bytes=30_000,
     snapshot_chunk_bytes=4_096,
     congested_bytes=400_000,
+    # So few clients would otherwise never have two units under way.
+    requests_worth_an_entry=1,
 )
 JOURNAL_SETTINGS = JournalSettings(segment_bytes=4_000, cache_bytes=16_000)
 
