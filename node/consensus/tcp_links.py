@@ -243,6 +243,9 @@ class TcpLinks:
                         await self.loop.create_connection(
                             lambda: _Outgoing(self, peer), *self._address(peer)
                         )
+                # A connection may be lost before this task hears that it was made. Nobody else
+                # dials while this task lives, so it looks again instead of taking it for done.
+                if peer in self._outgoing:
                     return
                 await asyncio.sleep(redial_s)
                 redial_s = min(redial_s * 1.5, _GREATEST_REDIAL_S)

@@ -75,7 +75,7 @@ def _fill_the_pipeline(bench: Bench) -> None:
 
 
 def test_what_waits_leaves_together() -> None:
-    bench = _following()
+    bench = _following(settings=replace(SETTINGS, requests_worth_an_entry=10))
     for _ in range(10):
         bench.propose()
     bench.run(0.02)
