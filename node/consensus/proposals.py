@@ -273,7 +273,8 @@ class Proposals:
             kept.append(self._pending.popleft())
         rest, self._pending = self._pending, kept
         slot = self._open_slot()
-        self._pending = rest
+        # The unit may have taken less than there was room for: what it left comes first.
+        self._pending.extend(rest)
         return slot
 
     # --- the leader's side of forwarding

@@ -474,3 +474,15 @@ def test_beside_a_unit_under_way_only_what_is_worth_an_entry_leaves() -> None:
         bench.propose()
         bench.run(0.01)
         assert len(bench.engine.proposals._slots) == expected_units
+
+
+def test_what_an_entry_with_little_room_leaves_behind_is_not_forgotten() -> None:
+    """Requests beside a forwarded unit once vanished when their own unit took only its share."""
+    bench = Bench(settings=replace(SETTINGS, requests_worth_an_entry=1, units_in_flight=4))
+    bench.lead("b")
+    _fill_the_pipeline(bench)
+    bench.receive("c", (int(Kind.FORWARD), 9, _forwarded_unit(b"session of c...!", 9)))
+    answers = [bench.propose(within_s=2.0) for _ in range(12)]
+    for _ in range(30):
+        bench.acknowledge("b", run_s=0.02)
+    assert all(isinstance(answer[0], RequestOutcome) for answer in answers)
