@@ -55,7 +55,7 @@ class Appending:
         if not entries and previous_index < last_index:
             # Nothing new, and our log goes on: the library would cut it here.
             self._heartbeat(peer, term, min(commit, previous_index))
-            self._acknowledge(peer, sequence, previous_index + 1)
+            self.acknowledge(peer, sequence, previous_index + 1)
             return
         if previous_index < last_index and previous_index < self._raft.last_applied:
             self._stop(
@@ -106,7 +106,7 @@ class Appending:
             ),
         )
 
-    def _acknowledge(self, peer: str, sequence: int, next_index: int) -> None:
+    def acknowledge(self, peer: str, sequence: int, next_index: int) -> None:
         self._transport.reply_append(
             peer,
             (

@@ -154,6 +154,10 @@ class Dispatch:
             return
         engine.replication.on_append_reply(peer, frame)
 
+    def acknowledge(self, peer: str, index: int) -> None:
+        """Tell a leader that the log is its own up to `index`, once that is durable here."""
+        self._appending.acknowledge(peer, 0, index + 1)
+
     def _on_snapshot_offer(self, peer: str, frame: Frame) -> None:
         if frame[1] == self._engine.raft.term and self._engine.raft.leader_id == peer:
             self._engine.snapshots.on_offer(peer, frame)

@@ -153,6 +153,7 @@ class Engine(LinkEvents):
             settings,
             self._install,
             self.kick,
+            self._acknowledge,
             self.counters,
         )
         self._compaction = Compaction(
@@ -451,6 +452,9 @@ class Engine(LinkEvents):
         # Nodes of the configuration file stay reachable: one of them may come to be admitted.
         self.links.set_peers({**self.initial_peers, **addresses})
         self.kick()
+
+    def _acknowledge(self, peer: str, index: int) -> None:
+        self._dispatch.acknowledge(peer, index)
 
     def _install(self, incoming: IncomingCopy, index: int, term: int) -> None:
         """Replace the state by a received copy: first the state, then the journal."""

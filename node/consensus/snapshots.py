@@ -68,6 +68,7 @@ class Snapshots:
         settings: EngineSettings,
         install: Callable[[IncomingCopy, int, int], None],
         wake: Callable[[], None],
+        acknowledge: Callable[[str, int], None],
         counters: Counter[str],
     ) -> None:
         self._raft = raft
@@ -79,6 +80,7 @@ class Snapshots:
         self._settings = settings
         self._install = install
         self._wake = wake
+        self._acknowledge = acknowledge
         self._held: _Held | None = None
         self._copying = False
         self._offered_at: dict[str, float] = {}
@@ -168,7 +170,12 @@ class Snapshots:
     def on_offer(self, peer: str, frame: Frame) -> None:
         _, _, snapshot_id, index, entry_term, size, sha256 = frame
         now = self._runtime.monotonic()
-        if index <= self._raft.last_applied or self._journal.term_at(index) == entry_term:
+        if self._journal.term_at(index) == entry_term:
+            # The log holds that very entry, so it is the leader's up to there: say so, or the
+            # leader would go on offering what is not needed.
+            self._acknowledge(peer, index)
+            return
+        if index <= self._raft.last_applied:
             return
         current = self._incoming
         if current is not None and current.complete:

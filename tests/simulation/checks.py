@@ -14,6 +14,7 @@ from tests.simulation.world import Violation
 def check(cluster: SimulatedCluster, history: History) -> None:
     """Raises: Violation"""
     _check_agreement(cluster)
+    _check_answers(cluster, history)
     events = _all_events(cluster.engines()[0].machine_store)
     _check_events(history, events)
     _check_real_time(history)
@@ -26,6 +27,16 @@ def _check_agreement(cluster: SimulatedCluster) -> None:
     }
     if len(digests) != 1:
         raise Violation(f"the nodes end in different states: {len(digests)}")
+
+
+def _check_answers(cluster: SimulatedCluster, history: History) -> None:
+    """Every caller of a process that lived on was told something by its deadline."""
+    for write in history.writes:
+        if write.asked is None:
+            continue
+        name, incarnation = write.asked
+        if cluster.nodes[name].process.incarnation == incarnation:
+            raise Violation(f"{name} never answered the caller of {write.data[:12]!r}")
 
 
 def _all_events(reader: Reader) -> dict[bytes, list[tuple[str, int]]]:

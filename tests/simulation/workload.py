@@ -36,6 +36,8 @@ class Write:
     """Set when it was acknowledged."""
     rejected: bool = False
     attempts: int = 1
+    asked: tuple[str, int] | None = None
+    """Node and incarnation that still owe this caller an answer."""
 
 
 @dataclass(slots=True)
@@ -107,7 +109,11 @@ class Workload:
         command = RecordEvent(node_id=write.participant, event_type="test", event_data=write.data)
         incarnation = self._cluster.nodes[name].process.incarnation
 
+        write.asked = (name, incarnation)
+
         def answered(answer: Answer) -> None:
+            if write.asked == (name, incarnation):
+                write.asked = None
             self._on_answer(write, answer)
 
         def submit() -> None:
@@ -117,7 +123,7 @@ class Workload:
             try:
                 engine.propose(encode_request(request), engine.now() + _TIMEOUT_S, answered)
             except Exception as error:
-                self._on_answer(write, error)
+                answered(error)
 
         self._cluster.run_as(name, submit)
         # A client whose node died hears nothing and asks another one.
