@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from api import batch, health, metrics, openapi, participants, timestamps, topology
 from api.cluster import Cluster
+from api.connections import REFUSALS, Refusals
 from api.endpoints import Endpoint
 from api.errors import INTERNAL, Problem, of_exception
 from api.metrics import Metrics, RouteMetrics
@@ -39,8 +40,7 @@ def build_app(
 ) -> web.Application:
     """Return the application that serves a node's whole API.
 
-    Run it without access log (`AppRunner(app, access_log=None)`): requests are counted, and a line
-    for each costs more than the request.
+    Run it with `api.connections.ApiRunner`, which answers what never reaches a route.
     """
     service = Service(cluster, settings)
     registry.observe_cluster(cluster)
@@ -53,15 +53,9 @@ def build_app(
         *metrics.endpoints(service, registry),
     ]
     endpoints.append(_openapi_endpoint(service, endpoints))
-    app = web.Application(
-        client_max_size=settings.greatest_body_bytes,
-        handler_args={
-            "auto_decompress": False,
-            "keepalive_timeout": settings.keep_alive_s,
-            "max_line_size": settings.greatest_header_bytes,
-            "max_field_size": settings.greatest_header_bytes,
-            "max_headers": settings.greatest_headers,
-        },
+    app = web.Application(client_max_size=settings.greatest_body_bytes)
+    app[REFUSALS] = Refusals(
+        replies=service.replies, settings=settings, counted=registry.route("*", "*")
     )
     _add_routes(app, service.replies, endpoints, registry, cluster.report_damage)
     return app
@@ -113,8 +107,7 @@ def _add_routes(
         app.router.add_route(
             "*", path, _answer(replies, _method_not_allowed(allowed), registry.route(path, "*"))
         )
-    unknown = Problem("NOT_FOUND", "No resource of this API has this path.")
-    app.router.add_route("*", "/{unknown:.*}", _answer(replies, unknown, registry.route("*", "*")))
+    app.router.add_route("*", "/{unknown:.*}", app[REFUSALS].unrouted)
 
 
 def _wrap(

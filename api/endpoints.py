@@ -55,8 +55,16 @@ BODY_ERRORS: Final = (
 )
 """What any request can be answered that has a body."""
 
-COMMON_ERRORS: Final = ("INVALID_FIELD", "INTERNAL_ERROR")
-"""What any request can be answered: a parameter that it does not take, and our own failures."""
+COMMON_ERRORS: Final = (
+    "INVALID_FIELD",
+    "MALFORMED_REQUEST",
+    "EXPECTATION_FAILED",
+    "HEAD_TOO_LARGE",
+    "INTERNAL_ERROR",
+)
+"""What any request can be answered: what is not HTTP or asks for what no path takes, and our own
+failures.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

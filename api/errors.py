@@ -40,18 +40,22 @@ class ProblemKind(msgspec.Struct, frozen=True):
     title: str
     retryable: bool = False
     """The same request may succeed when sent again, unchanged."""
+    closes: bool = False
+    """The connection ends with it, because nobody knows where another request would begin."""
 
 
 KINDS: Final[dict[str, ProblemKind]] = {
     "MALFORMED_JSON": ProblemKind(400, "The body is not well-formed JSON"),
     "DUPLICATE_KEY": ProblemKind(400, "An object of the body names a key twice"),
-    "MALFORMED_REQUEST": ProblemKind(400, "The request is not well-formed HTTP"),
+    "MALFORMED_REQUEST": ProblemKind(400, "The request is not well-formed HTTP", closes=True),
     "NOT_FOUND": ProblemKind(404, "There is nothing at this path"),
     "EVENT_NOT_FOUND": ProblemKind(404, "No such event is stored"),
     "PARTICIPANT_NOT_FOUND": ProblemKind(404, "No such participant is known"),
     "NOT_A_MEMBER": ProblemKind(404, "No such node belongs to the cluster"),
     "METHOD_NOT_ALLOWED": ProblemKind(405, "The path does not take this method"),
-    "BODY_TIMEOUT": ProblemKind(408, "The body did not arrive in time", retryable=True),
+    "BODY_TIMEOUT": ProblemKind(
+        408, "The body did not arrive in time", retryable=True, closes=True
+    ),
     "CLOCK_OVERFLOW": ProblemKind(409, "The clock cannot hold the timestamp"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
     "VERSION_UNKNOWN": ProblemKind(409, "No node knows this version"),
@@ -65,6 +69,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "REQUEST_TOO_LARGE": ProblemKind(413, "The request is too large"),
     "NOT_JSON": ProblemKind(415, "The body is not declared as JSON"),
     "EXPECTATION_FAILED": ProblemKind(417, "The expectation cannot be met"),
+    "HEAD_TOO_LARGE": ProblemKind(431, "The head of the request is too large", closes=True),
     "INVALID_FIELD": ProblemKind(422, "A field has a value that it cannot have"),
     "INVALID_COMMAND": ProblemKind(422, "The operation cannot be done with these values"),
     "IDEMPOTENCY_KEY_REUSED": ProblemKind(422, "The idempotency key belongs to another request"),

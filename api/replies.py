@@ -44,11 +44,16 @@ class Reply(web.StreamResponse):
         self._head = head
         self._whole_body = body
         self._stays_open = False
+        self._closes = False
 
     @property
     def keep_alive(self) -> bool:
         """Whether the connection serves another request; known once the answer is sent."""
         return self._stays_open
+
+    def close(self) -> None:
+        """End the connection with this answer."""
+        self._closes = True
 
     def add_header(self, line: str) -> None:
         """Add one header, written as a line with its end."""
@@ -63,7 +68,7 @@ class Reply(web.StreamResponse):
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone before its answer was sent")
-        keep_alive = self._stays_open = request.keep_alive
+        keep_alive = self._stays_open = request.keep_alive and not self._closes
         head = self._head
         if not keep_alive:
             head += "Connection: close\r\n"
@@ -97,7 +102,10 @@ class Replies:
     def problem(self, problem: Problem) -> Reply:
         more = "".join(f"{name}: {value}\r\n" for name, value in problem.headers().items())
         body = _encode(problem.body())
-        return self.of_bytes(problem.status, PROBLEM_JSON, body, problem.position, more)
+        reply = self.of_bytes(problem.status, PROBLEM_JSON, body, problem.position, more)
+        if problem.kind.closes:
+            reply.close()
+        return reply
 
     def of_bytes(
         self,

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import istr
 
 from api.cluster import Consistency
@@ -64,8 +65,19 @@ async def read_body(request: web.Request, settings: ApiSettings) -> bytes:
     """Return the body as it was sent.
 
     Raises:
-        Problem: 413 when it is larger than allowed, 408 when it does not arrive in time.
+        Problem: 413 when it is larger than allowed, 408 when it does not arrive in time, 400 when
+            it breaks off.
     """
+    try:
+        return await _read_body(request, settings)
+    except (HttpProcessingError, ConnectionError) as error:
+        raise Problem(
+            "MALFORMED_REQUEST",
+            "The body broke off: its chunks are malformed, or the connection was lost.",
+        ) from error
+
+
+async def _read_body(request: web.Request, settings: ApiSettings) -> bytes:
     content = request.content
     limit = settings.greatest_body_bytes
     if content.is_eof():

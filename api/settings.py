@@ -23,6 +23,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     greatest_headers: int = 64
     body_timeout_s: float = 10.0
     """How long a body may take to arrive once its headers are read."""
+    lingering_s: float = 2.0
+    """How long a body that nobody wants is read on, so that its sender hears the answer."""
     keep_alive_s: float = 75.0
     """How long an idle connection stays open."""
     idempotency_ttl_ms: int = 24 * 60 * 60 * 1000

@@ -14,6 +14,7 @@ from typing import NoReturn
 from aiohttp import web
 
 from api.app import build_app
+from api.connections import ApiRunner
 from api.metrics import Metrics
 from api.settings import ApiSettings
 from node.cluster import EngineCluster
@@ -192,7 +193,7 @@ class Process:
             default_timeout_ms=http.default_timeout_ms,
             greatest_timeout_ms=http.max_timeout_ms,
         )
-        runner = web.AppRunner(build_app(cluster, settings, monitor, metrics), access_log=None)
+        runner = ApiRunner(build_app(cluster, settings, monitor, metrics))
         await runner.setup()
         address = self._config.node.api_address
         await web.TCPSite(runner, address.host, address.port, backlog=1024).start()

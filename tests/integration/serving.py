@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +14,7 @@ from aiohttp import ClientSession, TCPConnector, web
 from yarl import URL
 
 from api.app import build_app
+from api.connections import ApiRunner
 from api.metrics import Metrics
 from api.settings import ApiSettings
 from tests.integration.local_cluster import LocalCluster, LocalRouting
@@ -137,6 +139,21 @@ class Api:
         return answered.body
 
 
+async def converse(api: Api, *said: bytes) -> bytes:
+    """Send the parts, each after something came back, and return all until the node hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    heard = b""
+    async with asyncio.timeout(10):
+        writer.write(said[0])
+        for part in said[1:]:
+            heard += await reader.readuntil(b"\r\n\r\n")
+            writer.write(part)
+        heard += await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    return heard
+
+
 @asynccontextmanager
 async def serving(
     cluster: LocalCluster | None = None, settings: ApiSettings | None = None
@@ -144,7 +161,7 @@ async def serving(
     cluster = LocalCluster() if cluster is None else cluster
     routing = LocalRouting()
     app = build_app(cluster, settings or ApiSettings(), routing, Metrics())
-    runner = web.AppRunner(app, access_log=None)
+    runner = ApiRunner(app)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

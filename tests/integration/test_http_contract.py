@@ -19,7 +19,7 @@ from api.cluster import (
 from api.settings import ApiSettings
 from statemachine.store import DamagedStateError
 from tests.integration.local_cluster import LocalCluster
-from tests.integration.serving import CLOCK, EVENT, EVENTS, PARTICIPANTS, Api, serving
+from tests.integration.serving import CLOCK, EVENT, EVENTS, PARTICIPANTS, Api, converse, serving
 
 
 @pytest.fixture
@@ -347,35 +347,24 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
         await writer.wait_closed()
 
 
-async def test_headers_have_a_limit(api: Api) -> None:
-    long = await _converse(
-        api, b"GET /health/live HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20_000 + b"\r\n\r\n"
-    )
-    many = await _converse(
-        api, b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + b"A: x\r\n" * 100 + b"\r\n"
-    )
-    assert long.startswith(b"HTTP/1.0 400 ") or long.startswith(b"HTTP/1.1 400 ")
-    assert many.startswith(b"HTTP/1.0 400 ") or many.startswith(b"HTTP/1.1 400 ")
-
-
 async def test_a_client_may_wait_for_leave_to_send_its_body(api: Api) -> None:
     head = (
         b"POST /api/v1/timestamp/event HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\nContent-Length: 17\r\nExpect: %b\r\n\r\n"
     )
-    granted = await _converse(api, head % b"100-continue", b'{"eventType":"e"}')
+    granted = await converse(api, head % b"100-continue", b'{"eventType":"e"}')
     assert granted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
-    denied = await _converse(api, head % b"a-miracle", b'{"eventType":"e"}')
+    denied = await converse(api, head % b"a-miracle", b'{"eventType":"e"}')
     assert denied.startswith(b"HTTP/1.1 417 ")
     assert b"EXPECTATION_FAILED" in denied
 
 
 async def test_a_connection_stays_open_as_the_client_wishes(api: Api) -> None:
     get = b"GET /health/live HTTP/1.%b\r\nHost: x\r\n%b\r\n"
-    closed = await _converse(api, get % (b"1", b"") + get % (b"1", b"Connection: close\r\n"))
+    closed = await converse(api, get % (b"1", b"") + get % (b"1", b"Connection: close\r\n"))
     assert closed.count(b"HTTP/1.1 200 OK\r\n") == 2
     assert closed.count(b"Connection: close\r\n") == 1
-    old = await _converse(api, get % (b"0", b"Connection: keep-alive\r\n") + get % (b"0", b""))
+    old = await converse(api, get % (b"0", b"Connection: keep-alive\r\n") + get % (b"0", b""))
     assert old.count(b" 200 OK\r\n") == 2
     assert old.count(b"Connection: keep-alive\r\n") == 1
 
@@ -386,7 +375,7 @@ async def test_pipelined_requests_are_answered_in_order(api: Api) -> None:
         % (at, b"Connection: close\r\n" if at == 19 else b"")
         for at in range(20)
     )
-    answered = await _converse(api, asked)
+    answered = await converse(api, asked)
     places = [answered.index(b'"nodeId":"p%d"' % at) for at in range(20)]
     assert places == sorted(places)
 
@@ -447,18 +436,3 @@ async def test_a_parameter_that_is_wrong_is_refused_by_name(
 async def test_a_write_takes_no_parameters(api: Api) -> None:
     answered = await api.post(f"{EVENT}?nodeId=orders", {"eventType": "e"})
     assert answered.refused == (422, "INVALID_FIELD", ["nodeId"])
-
-
-async def _converse(api: Api, *said: bytes) -> bytes:
-    """Send the parts, each after something came back, and return all until the node hangs up."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
-    heard = b""
-    async with asyncio.timeout(10):
-        writer.write(said[0])
-        for part in said[1:]:
-            heard += await reader.readuntil(b"\r\n\r\n")
-            writer.write(part)
-        heard += await reader.read()
-        writer.close()
-        await writer.wait_closed()
-    return heard

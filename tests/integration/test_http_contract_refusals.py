@@ -216,36 +216,6 @@ async def test_a_strange_path_is_a_problem_of_the_client(api: Api, path: str) ->
         assert answered.code
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"\r\n\r\n\r\nhello\r\n\r\n",
-        b"GET\r\n\r\n",
-        b"GET /health/live HTTP/9.9\r\n\r\n",
-        b"GET /health/live HTTP/1.1\r\nHost x\r\n\r\n",
-        b"POST /api/v1/timestamp/event HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST /api/v1/timestamp/event HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
-        b"Content-Length: 6\r\n\r\n",
-        b"POST /api/v1/timestamp/event HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    ],
-)
-async def test_what_is_not_http_is_refused_and_the_node_goes_on(api: Api, said: bytes) -> None:
-    digest = api.cluster.digest
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
-    writer.write(said)
-    writer.write_eof()
-    async with asyncio.timeout(10):
-        heard = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    assert heard[9:10] in (b"4", b"")
-    assert b"Traceback" not in heard
-    assert api.cluster.digest == digest
-    assert (await api.get("/health/live")).status == 200
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
