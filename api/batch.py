@@ -37,6 +37,7 @@ from statemachine.commands import (
 )
 from statemachine.event_ids import format_event_id
 from statemachine.outcomes import (
+    Applied,
     EventRecorded,
     Outcome,
     ParticipantChanged,
@@ -166,6 +167,7 @@ def _commands(operations: list[Operation], default_node_id: str) -> list[AnyComm
 def _result(command: AnyCommand, outcome: Outcome, entry: int, place: int) -> msgspec.Struct:
     if isinstance(outcome, Rejected):
         return Problem(outcome.code.value, outcome.detail).body()
+    assert isinstance(outcome, Applied), "nothing in a batch waits"
     result = outcome.result
     if isinstance(command, RecordEvent):
         assert isinstance(result, EventRecorded)

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import msgspec
 
+from statemachine.change_log import Recorded
 from statemachine.commands import AnyCommand, IdempotencyKey
-from statemachine.outcomes import Position, RequestOutcome
+from statemachine.outcomes import Outcome, Position, RequestOutcome
 from statemachine.store import DamagedStateError, Reader
 
 
@@ -96,6 +97,35 @@ class MembershipError(Exception):
         self.code = code
 
 
+class ChangePage(msgspec.Struct, frozen=True):
+    """The next part of the change log."""
+
+    changes: tuple[Recorded, ...]
+    upto: Position
+    """Where to go on: everything up to it is in this page or an earlier one."""
+
+
+class Changes(Protocol):
+    """The change log, read as this node applies it."""
+
+    def read(self, after: Position) -> ChangePage:
+        """Return what changed after a position, at once; empty at the end of what is applied here.
+
+        Raises:
+            CompactedError: something after it has been trimmed.
+        """
+
+    async def wait(self, after: Position) -> None:
+        """Return once this node has applied a command after `after`."""
+
+    async def settled(self, ticket: Position) -> Outcome:
+        """Return what a wait came to, once this node has applied its end.
+
+        Raises:
+            LookupError: no wait has this ticket; its outcome may have been forgotten.
+        """
+
+
 class Cluster(Protocol):
     """Propose, read, status: all that a resource needs."""
 
@@ -127,6 +157,9 @@ class Cluster(Protocol):
 
     def applied_position(self) -> Position:
         """The last command that this node applied."""
+
+    @property
+    def changes(self) -> Changes: ...
 
     @property
     def term(self) -> int: ...

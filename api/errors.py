@@ -22,7 +22,7 @@ from api.cluster import (
     StorageFullError,
 )
 from api.routing import RejoinRefusedError
-from statemachine.outcomes import Position, Rejected, RequestOutcome
+from statemachine.outcomes import AnyHolder, Position, Rejected, RequestOutcome
 from statemachine.paging import InvalidCursorError
 from statemachine.store import DamagedStateError
 
@@ -52,11 +52,13 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "EVENT_NOT_FOUND": ProblemKind(404, "No such event is stored"),
     "PARTICIPANT_NOT_FOUND": ProblemKind(404, "No such participant is known"),
     "NOT_A_MEMBER": ProblemKind(404, "No such node belongs to the cluster"),
+    "TICKET_NOT_FOUND": ProblemKind(404, "No wait has this ticket"),
     "METHOD_NOT_ALLOWED": ProblemKind(405, "The path does not take this method"),
     "BODY_TIMEOUT": ProblemKind(
         408, "The body did not arrive in time", retryable=True, closes=True
     ),
     "CLOCK_OVERFLOW": ProblemKind(409, "The clock cannot hold the timestamp"),
+    "WAIT_CANCELLED": ProblemKind(409, "The wait was ended before its turn"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
     "VERSION_UNKNOWN": ProblemKind(409, "No node knows this version"),
     "ALREADY_MEMBER": ProblemKind(409, "The node belongs to the cluster already"),
@@ -106,6 +108,16 @@ class FieldError(msgspec.Struct, frozen=True):
     message: str
 
 
+class LockHolderBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who holds a lock."""
+
+    owner: str
+    mode: str
+    fencing_token: int
+    expires_at: int
+    """Milliseconds since the epoch."""
+
+
 class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The members of `application/problem+json`."""
 
@@ -115,6 +127,8 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     detail: str
     code: str
     errors: tuple[FieldError, ...] = ()
+    holder: LockHolderBody | None = None
+    """Who has what was asked for."""
     retryable: bool | None = None
 
 
@@ -138,6 +152,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         self.allow = tuple(allow)
         self.position: Position | None = None
         """Where the log rejected the request, when it did."""
+        self.holder: LockHolderBody | None = None
+        self.retryable = self.kind.retryable
         self.replayed = False
         """An earlier request with the same idempotency key was rejected so."""
 
@@ -158,7 +174,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
             detail=self.detail[:GREATEST_MESSAGE],
             code=self.code,
             errors=self.errors,
-            retryable=self.kind.retryable,
+            holder=self.holder,
+            retryable=self.retryable,
         )
 
     def headers(self) -> dict[str, str]:
@@ -193,7 +210,20 @@ def of_rejection(rejected: Rejected, outcome: RequestOutcome) -> Problem:
     problem = Problem(rejected.code.value, rejected.detail)
     problem.position = outcome.position
     problem.replayed = outcome.replayed
+    if rejected.holder is not None:
+        problem.holder = _holder(rejected.holder)
+    if rejected.retryable is not None:
+        problem.retryable = rejected.retryable
     return problem
+
+
+def _holder(holder: AnyHolder) -> LockHolderBody:
+    return LockHolderBody(
+        owner=holder.owner,
+        mode=holder.mode,
+        fencing_token=holder.fencing_token,
+        expires_at=holder.expires_at_ms,
+    )
 
 
 _MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")

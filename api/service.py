@@ -13,7 +13,7 @@ from api.errors import of_rejection
 from api.replies import Replies, Reply
 from api.settings import ApiSettings
 from statemachine.commands import AnyCommand
-from statemachine.outcomes import AnyResult, Position, Rejected, RequestOutcome
+from statemachine.outcomes import AnyResult, Applied, Position, Rejected, RequestOutcome
 
 REPLAYED: Final = "Idempotency-Replayed: true\r\n"
 
@@ -73,4 +73,5 @@ def applied(outcome: RequestOutcome) -> AnyResult:
     only = outcome.outcomes[0]
     if isinstance(only, Rejected):
         raise of_rejection(only, outcome)
+    assert isinstance(only, Applied), "a command that may wait is proposed by `propose_waiting`"
     return only.result

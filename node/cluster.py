@@ -15,6 +15,7 @@ from api.cluster import (
     NoQuorumError,
     View,
 )
+from node.change_feed import ChangeFeed
 from node.consensus.admission import ADD, REMOVE, TRANSFER
 from node.consensus.engine import Engine
 from node.consensus.proposals import Answer
@@ -36,6 +37,8 @@ class EngineCluster:
         self._reader = reader
         self._loop = loop
         self._node_id = engine.identity.node_id
+        self._changes = ChangeFeed(reader, self.applied_position)
+        engine.on_applied.append(self._changes.on_applied)
         self.on_damage: Callable[[DamagedStateError], object] = lambda error: engine.stop_process(
             f"the state is damaged: {error}"
         )
@@ -50,6 +53,10 @@ class EngineCluster:
 
     def applied_position(self) -> Position:
         return self._engine.machine.applied_position
+
+    @property
+    def changes(self) -> ChangeFeed:
+        return self._changes
 
     # --- writing
 

@@ -9,20 +9,29 @@ from typing import Final
 
 from api.routing import NodeState
 from node.cluster import EngineCluster
-from node.config import EventsConfig
+from node.config import EventsConfig, WatchConfig
 from node.consensus.engine import Engine
-from statemachine.commands import ActivateVersion, AnyCommand, ChangeRouting, FireTimers, TrimEvents
-from statemachine.outcomes import Applied, EventsTrimmed
+from statemachine.change_log import has_old_changes
+from statemachine.commands import (
+    ActivateVersion,
+    AnyCommand,
+    ChangeRouting,
+    FireTimers,
+    TrimChanges,
+    TrimEvents,
+)
+from statemachine.outcomes import Applied, ChangesTrimmed, EventsTrimmed
 from statemachine.store import Reader
 from statemachine.timers import due_timers, next_due_ms
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL_S: Final = 0.25
+_INTERVAL_S: Final = 0.1
 _TICK_AFTER_MS: Final = 1_000
 """An idle cluster with timers replicates the time this often, so that a failover forgets little."""
 _TRIM_EVERY_S: Final = 10.0
-_TRIM_EVENTS: Final = 2_000
+_TRIM_AT_ONCE: Final = 2_000
+_LEAST_INTERVAL_S: Final = 0.01
 _TIMEOUT_MS: Final = 5_000
 
 
@@ -30,15 +39,22 @@ class Housekeeping:
     """Runs on every node and acts on the leader only."""
 
     def __init__(
-        self, engine: Engine, cluster: EngineCluster, reader: Reader, events: EventsConfig
+        self,
+        engine: Engine,
+        cluster: EngineCluster,
+        reader: Reader,
+        events: EventsConfig,
+        watch: WatchConfig,
     ) -> None:
         self._engine = engine
         self._cluster = cluster
         self._reader = reader
         self._events = events
+        self._watch = watch
         self._task: asyncio.Task[None] | None = None
         self._routing: dict[str, tuple[NodeState, str]] = {}
-        self._trimmed_at = 0.0
+        self._events_trimmed_at = 0.0
+        self._changes_trimmed_at = 0.0
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="housekeeping")
@@ -54,7 +70,7 @@ class Housekeeping:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_INTERVAL_S)
+            await asyncio.sleep(self._pause_s())
             if not self._engine.leader_ready:
                 self._routing.clear()
                 continue
@@ -63,9 +79,20 @@ class Housekeeping:
                 await self._fire_timers()
                 await self._record_routing()
                 await self._trim_events()
+                await self._trim_changes()
             except Exception as error:
                 # Unknown, overloaded, or no leader any more: the next round tries again.
                 logger.info("housekeeping was interrupted: %r", error)
+
+    def _pause_s(self) -> float:
+        """Until the next timer is due, within bounds: an earlier one may be armed meanwhile."""
+        if not self._engine.leader_ready:
+            return _INTERVAL_S
+        due_ms = next_due_ms(self._reader)
+        if due_ms is None:
+            return _INTERVAL_S
+        pause_s = (due_ms - self._engine.stamps.elapsed_ms()) / 1000
+        return min(max(pause_s, _LEAST_INTERVAL_S), _INTERVAL_S)
 
     async def _propose(self, *commands: AnyCommand) -> Sequence[object]:
         outcome = await self._cluster.propose_internal(commands, timeout_ms=_TIMEOUT_MS)
@@ -96,14 +123,30 @@ class Housekeeping:
 
     async def _trim_events(self) -> None:
         now = self._engine.now()
-        if self._events.retention_ms == 0 or now - self._trimmed_at < _TRIM_EVERY_S:
+        if self._events.retention_ms == 0 or now - self._events_trimmed_at < _TRIM_EVERY_S:
             return
         before_ms = self._engine.machine.wall_ms - self._events.retention_ms
         if before_ms > 0:
             (outcome,) = await self._propose(
-                TrimEvents(before_wall_ms=before_ms, limit=_TRIM_EVENTS)
+                TrimEvents(before_wall_ms=before_ms, limit=_TRIM_AT_ONCE)
             )
             result = outcome.result if isinstance(outcome, Applied) else None
             if isinstance(result, EventsTrimmed) and result.more:
                 return
-        self._trimmed_at = now
+        self._events_trimmed_at = now
+
+    async def _trim_changes(self) -> None:
+        now = self._engine.now()
+        if now - self._changes_trimmed_at < _TRIM_EVERY_S:
+            return
+        machine = self._engine.machine
+        before_ms = machine.wall_ms - self._watch.retention_ms
+        if has_old_changes(self._reader, before_ms, self._watch.retention_count):
+            command = TrimChanges(
+                before_wall_ms=before_ms, keep=self._watch.retention_count, limit=_TRIM_AT_ONCE
+            )
+            (outcome,) = await self._propose(command)
+            result = outcome.result if isinstance(outcome, Applied) else None
+            if isinstance(result, ChangesTrimmed) and result.more:
+                return
+        self._changes_trimmed_at = now

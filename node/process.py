@@ -81,7 +81,7 @@ class Process:
         cluster.on_damage = self._rebuild_damaged
         scrub = Scrub(storage, self._rebuild_damaged)
         probe = HttpProbe()
-        housekeeping = Housekeeping(engine, cluster, storage, config.events)
+        housekeeping = Housekeeping(engine, cluster, storage, config.events, config.watch)
         monitor = HealthMonitor(
             node_id=config.node.id,
             settings=config.health,

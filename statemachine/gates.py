@@ -26,6 +26,8 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.FireTimers: 1,
     commands.ActivateVersion: 1,
     commands.TrimEvents: 1,
+    commands.CancelWait: 1,
+    commands.TrimChanges: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

@@ -9,6 +9,8 @@
     U  session  sequence                     the outcomes of a unit
     I  principal\\0  key                      a remembered idempotency key
     T  due  kind  id                         a timer
+    W  entry  place                          a ticket: a wait, or what it came to
+    c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
 Integers are big-endian and unsigned, so that rows sort as their numbers do. A name that is followed
@@ -37,6 +39,8 @@ SESSION: Final = b"S"
 SETTLED_UNIT: Final = b"U"
 IDEMPOTENCY: Final = b"I"
 TIMER: Final = b"T"
+TICKET: Final = b"W"
+CHANGE: Final = b"c"
 EVENT: Final = b"e"
 
 GREATEST_NAME_BYTES: Final = 480
@@ -53,7 +57,7 @@ _TIMER: Final = struct.Struct(">QB")
 
 pack_number: Callable[[int], bytes] = struct.Struct(">Q").pack
 pack_event: Callable[[int, int], bytes] = _EVENT.pack
-"""The 12 bytes that name an event: the entry and the place of its command."""
+"""The 12 bytes of a position: the entry and the place of a command."""
 
 
 def stop_of(prefix: bytes) -> bytes:

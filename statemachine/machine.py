@@ -13,6 +13,7 @@ from typing import Final, assert_never
 import msgspec
 
 from statemachine import commands, gates, idempotency, keys, sessions, timers
+from statemachine.change_log import ChangeLog
 from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
 from statemachine.commands import AnyCommand, FireTimers, Request, Unit
 from statemachine.idempotency import IdempotencyTable
@@ -26,12 +27,14 @@ from statemachine.outcomes import (
     RequestOutcome,
     TimersFired,
     UnitOutcome,
+    WaitCancelled,
 )
 from statemachine.retention import trim_events
 from statemachine.routing import change_routing
 from statemachine.sessions import Sessions
 from statemachine.state import UnsupportedStateError, encode_state, load_state
 from statemachine.store import Store
+from statemachine.tickets import LEAST_KEPT_MS, Tickets
 from statemachine.timers import TimerKind
 from statemachine.timestamps import EventRecorder
 from statemachine.write_buffer import WriteBuffer
@@ -76,6 +79,16 @@ _TOO_MANY_TIMERS: Final = Rejected(
     f"More than {timers.GREATEST_FIRING} timers are named. Fire fewer at once.",
 )
 
+_TICKET_NOT_FOUND: Final = Rejected(
+    RejectionCode.TICKET_NOT_FOUND,
+    "No wait has this ticket: there never was one, or its outcome is no longer kept.",
+)
+
+_WAIT_CANCELLED: Final = Rejected(
+    RejectionCode.WAIT_CANCELLED,
+    "The wait was ended before its turn came; nothing was done. Ask again.",
+)
+
 
 class Machine:
     """Applies entries to `store`, whose rows of `statemachine.keys` nobody else may write.
@@ -102,7 +115,9 @@ class Machine:
             )
         self._state = state
         self._writes = WriteBuffer(self._store)
-        self._participants = Participants(self._writes)
+        self._changes = ChangeLog(state, self._writes)
+        self._tickets = Tickets(state, self._writes, self._changes)
+        self._participants = Participants(state, self._writes, self._changes)
         self._sessions = Sessions(state, self._writes)
         self._remembered = IdempotencyTable(state, self._writes)
         self._events = EventRecorder(state, self._writes, self._participants)
@@ -211,6 +226,7 @@ class Machine:
 
         self._participants.save()
         self._sessions.save()
+        self._changes.save()
         self._seal(reaches_checkpoint)
         return tuple(outcomes)
 
@@ -290,7 +306,9 @@ class Machine:
             return RequestOutcome(remembered.position, True, remembered.outcomes)
         if self._remembered.full:
             return self._reject(request, place, idempotency.TABLE_FULL)
+        self._tickets.kept_ms = max(LEAST_KEPT_MS, min(key.ttl_ms, idempotency.GREATEST_TTL_MS))
         outcome = self._execute_all(request, place)
+        self._tickets.kept_ms = LEAST_KEPT_MS
         self._remembered.remember(identity, key, request.expires_at_ms, outcome)
         return outcome
 
@@ -313,21 +331,25 @@ class Machine:
             case commands.SyncClock():
                 return self._events.sync(command, place)
             case commands.JoinParticipant():
-                return join(self._participants, command, state.wall_ms)
+                return join(self._participants, command, place)
             case commands.LeaveParticipant():
-                return leave(self._participants, command, state.wall_ms)
+                return leave(self._participants, command, place)
             case commands.ChangeRouting():
-                return change_routing(self._writes, command, state.wall_ms)
+                return change_routing(state, self._writes, self._changes, command, place)
             case commands.FireTimers():
-                return self._fire_timers(command)
+                return self._fire_timers(command, place)
             case commands.ActivateVersion():
                 return gates.activate(state, command)
             case commands.TrimEvents():
                 return trim_events(state, self._writes, command)
+            case commands.CancelWait():
+                return self._cancel_wait(command.ticket, place)
+            case commands.TrimChanges():
+                return self._changes.trim(command)
             case _:
                 assert_never(command)
 
-    def _fire_timers(self, command: FireTimers) -> Outcome:
+    def _fire_timers(self, command: FireTimers, place: int) -> Outcome:
         """Do each named timer that still stands and is due."""
         if len(command.timers) > timers.GREATEST_FIRING:
             return _TOO_MANY_TIMERS
@@ -341,7 +363,24 @@ class Machine:
                     self._remembered.forget(due_ms, timer_id)
                 case TimerKind.SESSION_EXPIRY:
                     self._sessions.expire(due_ms, timer_id)
+                case TimerKind.WAIT_DEADLINE:
+                    self._end_wait(Position(*keys.unpack_event(timer_id)), place)
+                case TimerKind.TICKET_EXPIRY:
+                    self._tickets.forget(due_ms, timer_id)
                 case unknown:
                     assert_never(unknown)
             fired += 1
         return Applied(TimersFired(fired=fired))
+
+    def _cancel_wait(self, position: Position, place: int) -> Outcome:
+        ticket = self._tickets.get(position)
+        if ticket is None:
+            return _TICKET_NOT_FOUND
+        waits = ticket.outcome is None
+        if waits:
+            self._end_wait(position, place)
+        return Applied(WaitCancelled(cancelled=waits))
+
+    def _end_wait(self, position: Position, place: int) -> None:
+        """End a wait whose turn has not come."""
+        self._tickets.settle(position, _WAIT_CANCELLED, place)

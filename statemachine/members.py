@@ -11,6 +11,8 @@ from typing import Final
 import msgspec
 
 from statemachine import keys, paging
+from statemachine.change_log import ChangeLog
+from statemachine.changes import ParticipantJoined, ParticipantLeft
 from statemachine.commands import JoinParticipant, LeaveParticipant
 from statemachine.outcomes import (
     Applied,
@@ -20,6 +22,7 @@ from statemachine.outcomes import (
     RejectionCode,
 )
 from statemachine.rejections import NAME_UNUSABLE
+from statemachine.state import MachineState
 from statemachine.store import Reader
 from statemachine.write_buffer import WriteBuffer
 
@@ -66,8 +69,10 @@ class Participant:
 class Participants:
     """The participants of the state, those in use kept in memory."""
 
-    def __init__(self, writes: WriteBuffer) -> None:
+    def __init__(self, state: MachineState, writes: WriteBuffer, log: ChangeLog) -> None:
+        self._state = state
         self._writes = writes
+        self._log = log
         self._cached: dict[str, Participant] = {}
         self.changed: dict[str, Participant] = {}
         """Those whose rows `save` has to write, in the order of their first change."""
@@ -88,11 +93,14 @@ class Participants:
         self._cached[node_id] = participant
         return participant
 
-    def set_active(self, node_id: str, participant: Participant, active: bool, now_ms: int) -> None:
+    def set_active(self, node_id: str, participant: Participant, active: bool, place: int) -> None:
+        """Let a participant join or leave, done by the command at `place`."""
         participant.known = True
         participant.active = active
-        participant.since_ms = now_ms
+        participant.since_ms = self._state.wall_ms
         self.changed[node_id] = participant
+        change = ParticipantJoined if active else ParticipantLeft
+        self._log.note(place, change(node_id=node_id))
 
     def save(self) -> None:
         """Write the rows that the entry changed."""
@@ -104,7 +112,7 @@ class Participants:
             self._cached.clear()
 
 
-def join(participants: Participants, command: JoinParticipant, now_ms: int) -> Outcome:
+def join(participants: Participants, command: JoinParticipant, place: int) -> Outcome:
     """Make the participant known and active."""
     node_id = command.node_id
     participant = participants.find(node_id)
@@ -112,11 +120,11 @@ def join(participants: Participants, command: JoinParticipant, now_ms: int) -> O
         return NAME_UNUSABLE
     changed = not participant.active
     if changed:
-        participants.set_active(node_id, participant, True, now_ms)
+        participants.set_active(node_id, participant, True, place)
     return Applied(ParticipantChanged(node_id=node_id, active=True, changed=changed))
 
 
-def leave(participants: Participants, command: LeaveParticipant, now_ms: int) -> Outcome:
+def leave(participants: Participants, command: LeaveParticipant, place: int) -> Outcome:
     """Mark the participant as departed; its clock stands where it was."""
     node_id = command.node_id
     participant = participants.find(node_id)
@@ -127,7 +135,7 @@ def leave(participants: Participants, command: LeaveParticipant, now_ms: int) ->
         )
     changed = participant.active
     if changed:
-        participants.set_active(node_id, participant, False, now_ms)
+        participants.set_active(node_id, participant, False, place)
     return Applied(ParticipantChanged(node_id=node_id, active=False, changed=changed))
 
 

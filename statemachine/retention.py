@@ -11,8 +11,10 @@ from typing import Final
 from statemachine import keys
 from statemachine.commands import TrimEvents
 from statemachine.outcomes import Applied, EventsTrimmed, Outcome
+from statemachine.positions import Position
 from statemachine.state import MachineState
-from statemachine.timestamps import decode_event, remove_event
+from statemachine.stored_events import created_at_ms, decode_event
+from statemachine.timestamps import remove_event
 from statemachine.write_buffer import WriteBuffer
 
 GREATEST_TRIM: Final = 10_000
@@ -28,11 +30,13 @@ def trim_events(state: MachineState, writes: WriteBuffer, command: TrimEvents) -
     # One more than may go, to tell whether any is left.
     for event_key, value in writes.scan(keys.EVENT, _STOP, limit=limit + 1):
         row = decode_event(value)
-        if row.created_at_ms >= command.before_wall_ms:
+        if created_at_ms(row) >= command.before_wall_ms:
             break
         if removed == limit:
             return Applied(EventsTrimmed(removed=removed, more=True))
         remove_event(writes, event_key, row)
+        position = Position(*keys.unpack_event(event_key[len(keys.EVENT) :]))
+        state.compacted = max(state.compacted, position)
         state.event_count -= 1
         removed += 1
     return Applied(EventsTrimmed(removed=removed, more=False))

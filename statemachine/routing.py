@@ -6,10 +6,12 @@ from typing import Final
 
 import msgspec
 
-from statemachine import keys
+from statemachine import changes, keys
+from statemachine.change_log import ChangeLog
 from statemachine.commands import ChangeRouting
 from statemachine.outcomes import Applied, Outcome, Rejected, RejectionCode, RoutingChanged
 from statemachine.rejections import NAME_UNUSABLE
+from statemachine.state import MachineState
 from statemachine.store import Reader
 from statemachine.write_buffer import WriteBuffer
 
@@ -39,7 +41,9 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _rows: Final = msgspec.msgpack.Decoder(_Row)
 
 
-def change_routing(writes: WriteBuffer, command: ChangeRouting, now_ms: int) -> Outcome:
+def change_routing(
+    state: MachineState, writes: WriteBuffer, log: ChangeLog, command: ChangeRouting, place: int
+) -> Outcome:
     """Record a node's state. The state it is in already changes nothing, reason included."""
     if command.state not in STATES:
         return Rejected(
@@ -51,8 +55,12 @@ def change_routing(writes: WriteBuffer, command: ChangeRouting, now_ms: int) -> 
     row = writes.get(keys.ROUTING + name)
     changed = row is None or _rows.decode(row).state != command.state
     if changed:
-        entered = _Row(command.state, command.reason[:GREATEST_REASON], now_ms)
-        writes.put(keys.ROUTING + name, _encode(entered))
+        reason = command.reason[:GREATEST_REASON]
+        writes.put(keys.ROUTING + name, _encode(_Row(command.state, reason, state.wall_ms)))
+        log.note(
+            place,
+            changes.RoutingChanged(node_id=command.node_id, state=command.state, reason=reason),
+        )
     return Applied(RoutingChanged(node_id=command.node_id, state=command.state, changed=changed))
 
 

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from statemachine import keys
+from statemachine.positions import Position
 from statemachine.store import Reader
 
 LAYOUT: Final = 1
@@ -36,6 +37,10 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Stored events."""
     idempotency_count: int = 0
     """Remembered idempotency keys."""
+    change_count: int = 0
+    """Rows of the change log."""
+    compacted: Position = Position(0, 0)
+    """The greatest position of which a change or a stored event was trimmed."""
     checkpoint_index: int = 0
     """The entry whose digest nodes compare; 0 before the first."""
     checkpoint_digest: bytes = b""

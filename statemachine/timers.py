@@ -24,6 +24,10 @@ class TimerKind(enum.IntEnum):
     """The id is that of the remembered key's row."""
     SESSION_EXPIRY = 2
     """The id is the session."""
+    WAIT_DEADLINE = 3
+    """The id is the ticket's packed position."""
+    TICKET_EXPIRY = 4
+    """The same, of a ticket whose wait has ended."""
 
 
 def arm(writes: WriteBuffer, due_ms: int, kind: TimerKind, timer_id: bytes) -> None:

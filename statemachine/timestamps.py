@@ -19,6 +19,7 @@ from statemachine.outcomes import Applied, EventRecorded, Outcome, Rejected, Rej
 from statemachine.rejections import CLOCK_OVERFLOW, NAME_UNUSABLE
 from statemachine.state import MachineState
 from statemachine.store import DamagedStateError, Reader
+from statemachine.stored_events import EventRow, decode_event
 from statemachine.write_buffer import WriteBuffer
 
 LOGICAL_BITS: Final = 18
@@ -54,22 +55,7 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     source_timestamp: int | None
 
 
-class EventRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An event as it is stored under its position."""
-
-    node_id: str
-    event_type: str
-    event_data: bytes
-    lamport: int
-    hlc: int
-    created_at_ms: int
-    source_node_id: str | None
-    source_event_id: str | None
-    source_timestamp: int | None
-
-
 _encode: Final = msgspec.msgpack.Encoder().encode
-_rows: Final = msgspec.msgpack.Decoder(EventRow)
 
 
 class EventRecorder:
@@ -124,12 +110,12 @@ class EventRecorder:
         if participant.active:
             self._participants.changed[node_id] = participant
         else:
-            self._participants.set_active(node_id, participant, True, now_ms)
+            self._participants.set_active(node_id, participant, True, place)
 
         event = keys.pack_event(state.applied_index, place)
         number = keys.pack_number(lamport)
-        # The fields of an EventRow; a tuple encodes to the same bytes and is made faster.
-        row = (node_id, command.event_type, command.event_data, lamport, hlc, now_ms, *source)
+        # Tag and fields of an EventRow: a tuple encodes to the same bytes and is made faster.
+        row = (1, node_id, command.event_type, command.event_data, lamport, hlc, now_ms, *source)
         pending = self._writes.pending
         pending[keys.EVENT + event] = _encode(row)
         pending[participant.events_prefix + number] = event
@@ -147,10 +133,6 @@ def remove_event(writes: WriteBuffer, event_key: bytes, row: EventRow) -> None:
     writes.delete(keys.EVENT_BY_LAMPORT + number + row.node_id.encode())
 
 
-def decode_event(row: bytes) -> EventRow:
-    return _rows.decode(row)
-
-
 def clock(reader: Reader, node_id: str) -> int:
     """Return a participant's Lamport clock, 0 for one never seen."""
     participant = get_participant(reader, node_id)
@@ -164,7 +146,7 @@ def get_event(reader: Reader, event_id: str) -> StoredEvent | None:
         return None
     packed = keys.pack_event(position.entry, position.place)
     row = reader.get(keys.EVENT + packed)
-    return None if row is None else _stored_event(packed, _rows.decode(row))
+    return None if row is None else _stored_event(packed, decode_event(row))
 
 
 def list_events(
@@ -220,7 +202,7 @@ def _referenced(reader: Reader, event: bytes) -> EventRow:
     row = reader.get(keys.EVENT + event)
     if row is None:
         raise DamagedStateError(f"event {format_event_id(*keys.unpack_event(event))} is missing")
-    return _rows.decode(row)
+    return decode_event(row)
 
 
 def _stored_event(event: bytes, row: EventRow) -> StoredEvent:

@@ -22,6 +22,7 @@ from node.config.sections import (
     RaftConfig,
     SecurityConfig,
     StorageConfig,
+    WatchConfig,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "RaftConfig",
     "SecurityConfig",
     "StorageConfig",
+    "WatchConfig",
     "load",
     "load_for_process",
     "parse_arguments",

@@ -308,6 +308,25 @@ class EventsConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WatchConfig:
+    """The change log that watchers read."""
+
+    retention_ms: int = setting(
+        HOUR_MS,
+        "How long changes are kept for watchers that come back. The leader's value counts. Stored "
+        "events are another thing: `events.retention_ms`.",
+        minimum=MINUTE_MS,
+        maximum=365 * DAY_MS,
+    )
+    retention_count: int = setting(
+        1_000_000,
+        "How many changes are kept at most, whatever their age.",
+        minimum=1_000,
+        maximum=1_000_000_000,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     """The failure detector: each node checks every other one over HTTP."""
 
@@ -384,6 +403,7 @@ class Config:
     storage: StorageConfig = dataclasses.field(default_factory=StorageConfig)
     http: HttpConfig = dataclasses.field(default_factory=HttpConfig)
     events: EventsConfig = dataclasses.field(default_factory=EventsConfig)
+    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
     health: HealthConfig = dataclasses.field(default_factory=HealthConfig)
     clock: ClockConfig = dataclasses.field(default_factory=ClockConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)

@@ -171,13 +171,14 @@ class Engine(LinkEvents):
         """Called on a leader with a peer, its wall clock in ms and the round trip in ms."""
         self.on_configuration: list[Callable[[Configuration], None]] = []
         self.on_role_change: list[Callable[[], None]] = []
+        self.on_applied: list[Callable[[], None]] = []
+        """Called after a round that applied entries, and after a snapshot was installed."""
+        self._announced_index = 0
         self.halted = False
         self._full = False
         self.leader_ready = False
         self._inbox: deque[tuple[str, Frame]] = deque()
-        self._scheduled = False
-        self._syncing = False
-        self._stopped = False
+        self._scheduled = self._syncing = self._stopped = False
         self._ran_at = runtime.monotonic()
         self._sync_began_at = self._timer_due_at = runtime.monotonic()
         self._alive_due = 0.0
@@ -352,6 +353,7 @@ class Engine(LinkEvents):
                 self._become_ready()
             self.reads.keep_confirmed(now)
         self.reads.on_applied(applied)
+        self._announce(applied)
         self._publish_digest()
         self.snapshots.feed(now)
         self.admission.feed(now)
@@ -359,6 +361,12 @@ class Engine(LinkEvents):
             self._compaction.run(self._storage.durable_index, self._replicated_peers())
         if self.proposals.can_progress or self.raft.commit_index > applied:
             self.kick()
+
+    def _announce(self, applied: int) -> None:
+        if applied != self._announced_index:
+            self._announced_index = applied
+            for callback in self.on_applied:
+                callback()
 
     def _become_ready(self) -> None:
         """The first entry of this leader's term is applied: it may serve."""
@@ -475,6 +483,7 @@ class Engine(LinkEvents):
         self._digest_due = None
         self.proposals.on_snapshot(self.machine.outcome_of)
         self.reads.on_applied(index)
+        self._announce(index)
         logger.info("snapshot installed", extra={"index": index, "term": term})
 
     # --- what the links call

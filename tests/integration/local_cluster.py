@@ -14,6 +14,7 @@ from api.cluster import (
     View,
 )
 from api.routing import NodeState, RejoinRefusedError, RoutingEntry, RoutingTable
+from node.change_feed import ChangeFeed
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import MAX_ENTRY_BYTES, AnyCommand, IdempotencyKey, Request
 from statemachine.machine import Machine
@@ -32,6 +33,7 @@ class LocalCluster:
         self.term = 3
         self.store = MemoryStore() if store is None else store
         self.machine = Machine(self.store)
+        self.changes = ChangeFeed(self.store, self.applied_position)
         self.fault: Exception | None = None
         self.lose_answers = False
         self.damage: list[DamagedStateError] = []
@@ -74,6 +76,7 @@ class LocalCluster:
         (answered,) = self.machine.apply(
             index, self.term, encode_entry(self.wall_ms, self.elapsed_ms, [unit])
         )
+        self.changes.on_applied()
         if self.fault is not None:
             raise self.fault
         return answered.requests[0]

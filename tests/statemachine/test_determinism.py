@@ -32,7 +32,7 @@ from tests.statemachine.histories import random_log
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "8c9db017634332bc52a78ba4b331e7b131212622883e1efb3d2372a42dfac403"
+GOLDEN_DIGEST = "09732ba26b7c4ab5813aca23c4f9a0c36dda4c74054974724024e68654cf3877"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

@@ -25,6 +25,7 @@ from statemachine.outcomes import (
     AnyResult,
     Applied,
     Outcome,
+    Pending,
     Position,
     Rejected,
     RejectionCode,
@@ -56,6 +57,8 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     (commands.FireTimers(timers=((5, 1, b"i"),)), "920691930501c40169"),
     (commands.ActivateVersion(version=2), "920702"),
     (commands.TrimEvents(before_wall_ms=300, limit=7), "9308cd012c07"),
+    (commands.CancelWait(ticket=Position(300, 4)), "920992cd012c04"),
+    (commands.TrimChanges(before_wall_ms=300, keep=5, limit=7), "940acd012c0507"),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -71,6 +74,8 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
     (outcomes.TimersFired(fired=3), "920403"),
     (outcomes.VersionActivated(version=2), "920502"),
     (outcomes.EventsTrimmed(removed=3, more=True), "930603c3"),
+    (outcomes.WaitCancelled(cancelled=True), "9207c3"),
+    (outcomes.ChangesTrimmed(removed=3, more=True), "930803c3"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
@@ -112,11 +117,24 @@ def test_every_result_has_golden_bytes() -> None:
 
 
 @pytest.mark.parametrize("code", RejectionCode)
-def test_the_bytes_of_a_rejection_are_its_code_and_its_detail(code: RejectionCode) -> None:
+def test_the_bytes_of_a_rejection_are_its_code_its_detail_and_no_holder(
+    code: RejectionCode,
+) -> None:
     encoded = encode_outcomes(settled(Rejected(code, "d")))
     text = code.encode()
     length = bytes([0xA0 + len(text)]) if len(text) < 32 else b"\xd9" + bytes([len(text)])
-    assert encoded == bytes.fromhex("9193920100c2919302") + length + text + b"\xa1d"
+    assert encoded == bytes.fromhex("9193920100c2919502") + length + text + b"\xa1d\xc0\xc0"
+
+
+def test_the_bytes_of_a_holder_and_of_a_wait_never_change() -> None:
+    holder = outcomes.LockHolder(owner="o", mode="SHARED", fencing_token=7, expires_at_ms=300)
+    held = Rejected(RejectionCode.CLOCK_OVERFLOW, "d", holder, True)
+    assert encode_outcomes(settled(held)).endswith(
+        b"\xa1d" + bytes.fromhex("9501a16fa653484152454407cd012cc3")
+    )
+    assert encode_outcomes(settled(Pending(Position(300, 4)))).hex() == (
+        "9193920100c291920392cd012c04"
+    )
 
 
 def test_the_bytes_of_an_entry_never_change() -> None:

@@ -1,0 +1,12 @@
+"""What watchers are told: the changes that applied commands made, as they stand in the change log.
+
+Recorded events are changes too, but have rows of their own (`statemachine.stored_events`); they are
+kept as long as events are.
+"""
+
+from statemachine.changes.change import Change
+from statemachine.changes.cluster import ParticipantJoined, ParticipantLeft, RoutingChanged
+
+AnyChange = ParticipantJoined | ParticipantLeft | RoutingChanged
+
+__all__ = ["AnyChange", "Change", "ParticipantJoined", "ParticipantLeft", "RoutingChanged"]

@@ -1,0 +1,55 @@
+"""What can be proposed: entries, units, requests and commands, as they stand in the log.
+
+An *entry* is one Raft log entry. It carries the leader's stamps and *units*; a unit is what one
+node's batcher sent in one piece, numbered within that node's session so that a repeated unit is
+recognised. A unit carries *requests*, one for each HTTP request, and a request carries commands.
+
+Everything is encoded as msgpack arrays. A tag, once released, keeps its meaning for ever; fields
+are only ever appended together with a new tag, because unknown fields are refused.
+"""
+
+from statemachine.commands.command import Command
+from statemachine.commands.entries import (
+    ENTRY_FORMAT,
+    MAX_ENTRY_BYTES,
+    AnyCommand,
+    Entry,
+    IdempotencyKey,
+    Request,
+    Unit,
+)
+from statemachine.commands.housekeeping import (
+    ActivateVersion,
+    CancelWait,
+    ChangeRouting,
+    FireTimers,
+    TrimChanges,
+    TrimEvents,
+)
+from statemachine.commands.timestamps import (
+    JoinParticipant,
+    LeaveParticipant,
+    RecordEvent,
+    SyncClock,
+)
+
+__all__ = [
+    "ENTRY_FORMAT",
+    "MAX_ENTRY_BYTES",
+    "ActivateVersion",
+    "AnyCommand",
+    "CancelWait",
+    "ChangeRouting",
+    "Command",
+    "Entry",
+    "FireTimers",
+    "IdempotencyKey",
+    "JoinParticipant",
+    "LeaveParticipant",
+    "RecordEvent",
+    "Request",
+    "SyncClock",
+    "TrimChanges",
+    "TrimEvents",
+    "Unit",
+]

@@ -1,0 +1,87 @@
+"""Entries, units and requests: what the log holds around the commands."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from statemachine.commands.housekeeping import (
+    ActivateVersion,
+    CancelWait,
+    ChangeRouting,
+    FireTimers,
+    TrimChanges,
+    TrimEvents,
+)
+from statemachine.commands.timestamps import (
+    JoinParticipant,
+    LeaveParticipant,
+    RecordEvent,
+    SyncClock,
+)
+
+ENTRY_FORMAT: Final = 1
+
+MAX_ENTRY_BYTES: Final = 1 << 20
+"""The greatest size of an encoded entry; larger requests are refused before they are proposed."""
+
+AnyCommand = (
+    RecordEvent
+    | SyncClock
+    | JoinParticipant
+    | LeaveParticipant
+    | ChangeRouting
+    | FireTimers
+    | ActivateVersion
+    | TrimEvents
+    | CancelWait
+    | TrimChanges
+)
+"""Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
+vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to
+synchronisation and proposals, 50 to 59 to locks; results and changes follow the same ranges."""
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A client's promise that requests with this key are one request."""
+
+    principal: str
+    """Whose key it is: two principals may use the same text."""
+    key: str
+    digest: bytes
+    """16 bytes over method, path and the client's body before defaults are filled in."""
+    ttl_ms: int
+    """How long the outcome is remembered, in elapsed time."""
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The commands of one client request: applied together, in order, under one key."""
+
+    expires_at_ms: int
+    """Elapsed time after which apply rejects the request instead of doing it."""
+    idempotency: IdempotencyKey | None
+    commands: tuple[AnyCommand, ...]
+
+
+class Unit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What one node's batcher submits in one piece; applied at most once."""
+
+    session: bytes
+    """16 bytes, new at each boot of the submitting node."""
+    sequence: int
+    """Counts up from 1 within the session."""
+    watermark: int
+    """Every sequence below it is settled at the submitter: its outcomes may be forgotten."""
+    requests: tuple[Request, ...]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One Raft log entry of the state machine."""
+
+    format: int
+    wall_ms: int
+    """The leader's wall clock, milliseconds since the epoch; apply never lets it run backwards."""
+    elapsed_ms: int
+    """Time during which the cluster had a leader; every timeout counts in it."""
+    units: tuple[Unit, ...]

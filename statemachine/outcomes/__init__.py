@@ -1,0 +1,51 @@
+"""What apply answers: outcomes are data, never exceptions.
+
+A fourth outcome, *unknown*, is not here: it belongs to a submitter that never learnt which of the
+others it was.
+"""
+
+from statemachine.outcomes.codes import RejectionCode
+from statemachine.outcomes.envelope import (
+    AnyResult,
+    Applied,
+    Outcome,
+    Pending,
+    Rejected,
+    RequestOutcome,
+    UnitOutcome,
+)
+from statemachine.outcomes.holders import AnyHolder, LockHolder
+from statemachine.outcomes.housekeeping import (
+    ChangesTrimmed,
+    EventsTrimmed,
+    RoutingChanged,
+    TimersFired,
+    VersionActivated,
+    WaitCancelled,
+)
+from statemachine.outcomes.result import Result
+from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.positions import Position
+
+__all__ = [
+    "AnyHolder",
+    "AnyResult",
+    "Applied",
+    "ChangesTrimmed",
+    "EventRecorded",
+    "EventsTrimmed",
+    "LockHolder",
+    "Outcome",
+    "ParticipantChanged",
+    "Pending",
+    "Position",
+    "Rejected",
+    "RejectionCode",
+    "RequestOutcome",
+    "Result",
+    "RoutingChanged",
+    "TimersFired",
+    "UnitOutcome",
+    "VersionActivated",
+    "WaitCancelled",
+]

@@ -1,0 +1,24 @@
+"""Why a command changed nothing."""
+
+from __future__ import annotations
+
+import enum
+
+
+class RejectionCode(enum.StrEnum):
+    """Why a command changed nothing. The HTTP layer maps each code to one status."""
+
+    REQUEST_EXPIRED = "REQUEST_EXPIRED"
+    IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
+    IDEMPOTENCY_TABLE_FULL = "IDEMPOTENCY_TABLE_FULL"
+    VERSION_NOT_ACTIVE = "VERSION_NOT_ACTIVE"
+    VERSION_UNKNOWN = "VERSION_UNKNOWN"
+    CLOCK_OVERFLOW = "CLOCK_OVERFLOW"
+    PARTICIPANT_NOT_FOUND = "PARTICIPANT_NOT_FOUND"
+    STORAGE_FULL = "STORAGE_FULL"
+    TICKET_NOT_FOUND = "TICKET_NOT_FOUND"
+    WAIT_CANCELLED = "WAIT_CANCELLED"
+    INVALID_COMMAND = "INVALID_COMMAND"
+    """A field that the HTTP layer should not have let through."""
+    SESSION_WINDOW_EXCEEDED = "SESSION_WINDOW_EXCEEDED"
+    """The submitting node has too many units in flight; a client never sees it."""

@@ -1,0 +1,69 @@
+"""Outcomes, and how they answer requests and units."""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine.outcomes.codes import RejectionCode
+from statemachine.outcomes.holders import AnyHolder
+from statemachine.outcomes.housekeeping import (
+    ChangesTrimmed,
+    EventsTrimmed,
+    RoutingChanged,
+    TimersFired,
+    VersionActivated,
+    WaitCancelled,
+)
+from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.positions import Position
+
+AnyResult = (
+    EventRecorded
+    | ParticipantChanged
+    | RoutingChanged
+    | TimersFired
+    | VersionActivated
+    | EventsTrimmed
+    | WaitCancelled
+    | ChangesTrimmed
+)
+
+
+class Applied(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    result: AnyResult
+
+
+class Rejected(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
+    code: RejectionCode
+    detail: str
+    """One sentence for the client: what was wrong, and what to do."""
+    holder: AnyHolder | None = None
+    retryable: bool | None = None
+    """Whether the same request may succeed later; None when its code alone tells."""
+
+
+class Pending(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
+    """The command waits for its turn: the ticket of that name will have the outcome."""
+
+    ticket: Position
+
+
+Outcome = Applied | Rejected | Pending
+
+
+class RequestOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One outcome for each command of a request."""
+
+    position: Position
+    """Of the request's first command when it was first applied; the others follow it."""
+    replayed: bool
+    """True when an earlier request with the same idempotency key got these outcomes."""
+    outcomes: tuple[Outcome, ...]
+
+
+class UnitOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What became of a unit: one outcome for each of its requests."""
+
+    session: bytes
+    sequence: int
+    requests: tuple[RequestOutcome, ...]
