@@ -232,10 +232,10 @@ class MachineAgainstModel(RuleBasedStateMachine):
             for machine in self.machines:
                 machine.apply(self.index, 1, payload)
         self.model.fire()
-        for unit in self.units:
-            if unit.session not in self.model.watermarks:
+        for sent in self.units:
+            if sent.session not in self.model.watermarks:
                 # Its outcome went with its session, which a later unit may begin anew.
-                unit.answer = None
+                sent.answer = None
 
     @rule()
     def restart_the_second(self) -> None:
