@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from node.config import Config, ConfigError, load_for_process
 from node.config.reference import effective
+from node.consensus.applying import StateBehindJournalError
 from node.consensus.disk import DirectoryLockedError
-from node.consensus.engine import StateBehindJournalError
 from node.consensus.journal_format import JournalFormatError
 from node.consensus.raft import IncompatibleLibraryError
 from node.data_directory import DataDirectoryError

@@ -38,7 +38,7 @@ class EngineCluster:
         self._loop = loop
         self._node_id = engine.identity.node_id
         self._changes = ChangeFeed(reader, self.applied_position)
-        engine.on_applied.append(self._changes.on_applied)
+        engine.notices.on_applied.append(self._changes.on_applied)
         self.on_damage: Callable[[DamagedStateError], object] = lambda error: engine.stop_process(
             f"the state is damaged: {error}"
         )

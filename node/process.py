@@ -19,9 +19,9 @@ from api.metrics import Metrics
 from api.settings import ApiSettings
 from node.cluster import EngineCluster
 from node.config import Config
-from node.consensus.contacts import Identity
 from node.consensus.disk import DirectoryLock, FileDisk, lock_directory
 from node.consensus.engine import Engine
+from node.consensus.foundation import Identity
 from node.consensus.journal import JournalSettings
 from node.consensus.journal_format import JournalDamagedError
 from node.consensus.membership import Configuration
@@ -89,7 +89,9 @@ class Process:
             compare=lambda node_id: _compare(engine, node_id),
             on_change=housekeeping.routing_changed,
         )
-        engine.on_configuration.append(lambda record: self._members_changed(monitor, record))
+        engine.notices.on_configuration.append(
+            lambda record: self._members_changed(monitor, record)
+        )
         await links.listen(config.node.peer_address.host, config.node.peer_address.port)
         metrics = Metrics()
         metrics.registry.register(EngineCollector(engine, storage))
@@ -142,15 +144,8 @@ class Process:
         clock: PhysicalClock,
     ) -> tuple[Engine, TcpLinks]:
         config = self._config
-        links: list[TcpLinks] = []
-
-        def make_links(engine: Engine) -> TcpLinks:
-            overrides = {
-                node_id: str(address) for node_id, address in config.cluster.dial_overrides.items()
-            }
-            links.append(TcpLinks(engine, loop, overrides))
-            return links[0]
-
+        overrides = config.cluster.dial_overrides
+        links = TcpLinks(loop, {node_id: str(address) for node_id, address in overrides.items()})
         try:
             engine = Engine(
                 Identity(
@@ -167,19 +162,21 @@ class Process:
                 AsyncioRuntime(loop, clock.bounded_wall_ms),
                 disk,
                 storage,
-                make_links,  # type: ignore[arg-type]  # the engine is the links' events
+                links,
                 engine_settings(config),
                 JournalSettings(segment_bytes=config.storage.journal_segment_bytes),
                 bootstrap=self._bootstrap,
             )
         except JournalDamagedError as error:
             self._rebuild(f"the journal is damaged: {error}")
-        engine.on_diverged = lambda: self._rebuild("the state differs from the majority's")
-        engine.on_regressed = lambda: self._rebuild("the disk lost what it had acknowledged")
-        engine.on_clock_sample = lambda peer, wall_ms, trip_ms: clock.observe(
+        engine.notices.on_diverged = lambda: self._rebuild("the state differs from the majority's")
+        engine.notices.on_regressed = lambda: self._rebuild(
+            "the disk lost what it had acknowledged"
+        )
+        engine.notices.on_clock_sample = lambda peer, wall_ms, trip_ms: clock.observe(
             peer, offset_ms=wall_ms + trip_ms // 2 - clock.wall_ms(), round_trip_ms=trip_ms
         )
-        return engine, links[0]
+        return engine, links
 
     async def _serve_api(
         self, cluster: EngineCluster, monitor: HealthMonitor, metrics: Metrics

@@ -1,4 +1,4 @@
-"""How membership changes: bootstrap, replacement of a wiped node, add, remove, and hand-over.
+"""How membership changes: replacement of a wiped node, add, remove, and hand-over.
 
 All of it runs on the leader, one change at a time: a change is refused until the one before it is
 committed and an entry of the leader's own term is applied (the bug that Ongaro found in the
@@ -10,19 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from node.consensus.membership import (
-    Configuration,
-    MemberRecord,
-    configuration_command,
-    decode_configuration,
-    first_configuration,
-)
+from node.consensus.contacts import Contacts
+from node.consensus.election import Election
+from node.consensus.foundation import Foundation
+from node.consensus.leadership import Leadership
+from node.consensus.membership import Configuration, MemberRecord
 from node.consensus.messages import Frame, Kind
-
-if TYPE_CHECKING:
-    from node.consensus.engine import Engine
+from node.consensus.peers import Peers
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +31,6 @@ OnDone = Callable[[str, str], None]
 
 _PROMOTION_LAG_ENTRIES: Final = 64
 """A learner this close behind is caught up well within an election timeout."""
-
-_BOOTSTRAP_INDEX: Final = 2
-"""The first record stands behind the entry with which every log begins, in term 0, on each node
-alike; so no election is needed to agree on it."""
 
 
 @dataclass(slots=True)
@@ -57,16 +49,32 @@ class _Operation:
 
 
 class Admission:
-    def __init__(self, engine: Engine, *, bootstrap: bool) -> None:
-        self._engine = engine
-        self._bootstrap = bootstrap
-        self._to_announce: set[str] = set()
+    def __init__(
+        self,
+        base: Foundation,
+        contacts: Contacts,
+        peers: Peers,
+        election: Election,
+        leadership: Leadership,
+    ) -> None:
+        self._raft = base.raft
+        self._journal = base.journal
+        self._links = base.links
+        self._membership = base.membership
+        self._contacts = contacts
+        self._peers = peers
+        self._election = election
+        self._leadership = leadership
+        self._runtime = base.runtime
+        self._settings = base.settings
+        self._pulse = base.pulse
+        self._counters = base.counters
         self._operation: _Operation | None = None
         self._hand_over_until: float | None = None
         self._queued: Configuration | None = None
         """Proposed, and not in the log yet."""
         self._requests: dict[int, tuple[float, OnDone]] = {}
-        self._last_request = int.from_bytes(engine.session[:4], "big")
+        self._last_request = int.from_bytes(base.session[:4], "big")
 
     # --- asking
 
@@ -80,18 +88,17 @@ class Admission:
         api_address: str = "",
     ) -> None:
         """Have the leader do it, wherever it is."""
-        engine = self._engine
-        if engine.raft.is_leader:
+        if self._raft.is_leader:
             member = MemberRecord(node_id, b"", peer_address, api_address)
             self._begin(kind, node_id, deadline, on_done, member)
             return
-        leader = engine.leader_id
-        if leader is None or not engine.links.is_connected(leader):
+        leader = self._raft.leader_id
+        if leader is None or not self._links.is_connected(leader):
             on_done("NO_LEADER", "no leader is known here")
             return
         self._last_request += 1
         self._requests[self._last_request] = (deadline, on_done)
-        engine.links.send(
+        self._links.send(
             leader,
             (
                 int(Kind.MEMBERSHIP_REQUEST),
@@ -111,16 +118,15 @@ class Admission:
 
     def on_request(self, peer: str, frame: Frame) -> None:
         _, number, kind, node_id, _, peer_address, api_address = frame
-        engine = self._engine
 
         def reply(code: str, detail: str) -> None:
-            engine.links.send(peer, (int(Kind.MEMBERSHIP_REPLY), number, code, detail))
+            self._links.send(peer, (int(Kind.MEMBERSHIP_REPLY), number, code, detail))
 
-        if not engine.raft.is_leader:
+        if not self._raft.is_leader:
             reply("NO_LEADER", "this node does not lead")
             return
         # The asking node keeps the caller's deadline; here a bound is enough.
-        deadline = engine.now() + 60.0
+        deadline = self._runtime.monotonic() + 60.0
         self._begin(
             kind, node_id, deadline, reply, MemberRecord(node_id, b"", peer_address, api_address)
         )
@@ -136,7 +142,7 @@ class Admission:
     def _begin(
         self, kind: str, node_id: str, deadline: float, on_done: OnDone, member: MemberRecord
     ) -> None:
-        if kind == TRANSFER and node_id == self._engine.identity.node_id:
+        if kind == TRANSFER and node_id == self._membership.node_id:
             on_done("", "")
             return
         refusal = self._reason_to_refuse(kind, node_id)
@@ -146,12 +152,12 @@ class Admission:
         self._operation = _Operation(kind, node_id, deadline, on_done)
         if kind == ADD:
             self._operation.member = member
-            self._engine.expect_peer(node_id, member.peer_address)
-        self._engine.kick()
+            self._peers.expect(node_id, member.peer_address)
+        self._pulse.kick()
 
     def _reason_to_refuse(self, kind: str, node_id: str) -> tuple[str, str] | None:
-        configuration = self._engine.membership.in_force
-        if configuration is None or not self._engine.leader_ready:
+        configuration = self._membership.in_force
+        if configuration is None or not self._leadership.ready:
             return "NOT_READY", "the leader has not applied an entry of its own term yet"
         if self._operation is not None or self._change_pending:
             return "CHANGE_IN_PROGRESS", "one change at a time: another one is not finished"
@@ -162,7 +168,7 @@ class Admission:
             return "NOT_A_MEMBER", f"{node_id} is not a member"
         if kind == REMOVE and len(configuration.voters) == 1 and member in configuration.voters:
             return "LAST_VOTER", "the last voter cannot be removed"
-        if kind == TRANSFER and node_id and not self._engine.membership.votes(node_id):
+        if kind == TRANSFER and node_id and not self._membership.votes(node_id):
             return "NOT_A_VOTER", f"{node_id} is not a voter"
         if kind == TRANSFER and len(configuration.voters) == 1:
             return "LAST_VOTER", "there is no other voter"
@@ -170,16 +176,11 @@ class Admission:
 
     def feed(self, now: float) -> None:
         """Move whatever is under way one step."""
-        engine = self._engine
-        if engine.is_blank:
-            self._try_bootstrap()
-            return
-        self._announce()
-        if not engine.raft.is_leader or not engine.leader_ready:
+        if not self._raft.is_leader or not self._leadership.ready:
             return
         if self._operation is not None:
             self._advance(self._operation, now)
-        if not self._change_pending and not self.handing_over:
+        if not self._change_pending and not self._leadership.handing_over:
             self._replace_or_promote()
 
     def _advance(self, operation: _Operation, now: float) -> None:
@@ -195,13 +196,12 @@ class Admission:
                 self._advance_transfer(operation, now)
 
     def _advance_add(self, operation: _Operation) -> None:
-        engine = self._engine
-        configuration = engine.membership.in_force
+        configuration = self._membership.in_force
         if configuration is None or operation.member is None:
             return
         if not operation.proposed:
-            contact = engine.contacts.get(operation.node_id)
-            if contact is None or not engine.links.is_connected(operation.node_id):
+            contact = self._contacts.get(operation.node_id)
+            if contact is None or not self._links.is_connected(operation.node_id):
                 return
             if not contact.blank:
                 self._finish("NOT_EMPTY", f"{operation.node_id} has been in a cluster before")
@@ -217,15 +217,14 @@ class Admission:
                     )
                 )
             )
-        elif engine.membership.votes(operation.node_id) and not self._change_pending:
+        elif self._membership.votes(operation.node_id) and not self._change_pending:
             self._finish("", "")
 
     def _advance_remove(self, operation: _Operation, now: float) -> None:
-        engine = self._engine
-        configuration = engine.membership.in_force
+        configuration = self._membership.in_force
         if configuration is None:
             return
-        if operation.node_id == engine.identity.node_id:
+        if operation.node_id == self._membership.node_id:
             # A leader does not remove itself: its successor does.
             self._advance_transfer(operation, now)
         elif not operation.proposed:
@@ -235,7 +234,6 @@ class Admission:
             self._finish("", "")
 
     def _advance_transfer(self, operation: _Operation, now: float) -> None:
-        engine = self._engine
         target = operation.node_id if operation.kind == TRANSFER else ""
         target = target or self._most_advanced_voter()
         if operation.sent:
@@ -244,39 +242,35 @@ class Admission:
             return
         if self._hand_over_until is None:
             # Proposing stops here, so that the target can catch up with a log that stands still.
-            self._hand_over_until = now + 2 * engine.settings.election_timeout_max_s
+            self._hand_over_until = now + 2 * self._settings.election_timeout_max_s
+            self._leadership.handing_over = True
         if not target or now >= self._hand_over_until:
             self._finish("TRANSFER_FAILED", "no voter caught up in time")
             return
-        if engine.raft.match_index(target) == engine.journal.last()[0]:
+        if self._raft.match_index(target) == self._journal.last()[0]:
             operation.sent = True
-            self._hand_over_until = now + engine.settings.election_timeout_max_s
-            engine.election.begin_hand_over()
-            engine.links.send(target, (int(Kind.TIMEOUT_NOW), engine.raft.term))
+            self._hand_over_until = now + self._settings.election_timeout_max_s
+            self._election.begin_hand_over()
+            self._links.send(target, (int(Kind.TIMEOUT_NOW), self._raft.term))
 
     def _most_advanced_voter(self) -> str:
-        engine = self._engine
         connected = [
-            peer for peer in engine.membership.other_voters if engine.links.is_connected(peer)
+            peer for peer in self._membership.other_voters if self._links.is_connected(peer)
         ]
-        return max(connected, key=lambda peer: (engine.raft.match_index(peer), peer), default="")
-
-    @property
-    def handing_over(self) -> bool:
-        """While leadership moves, nothing new is proposed."""
-        return self._hand_over_until is not None
+        return max(connected, key=lambda peer: (self._raft.match_index(peer), peer), default="")
 
     def _end_hand_over(self) -> None:
         self._hand_over_until = None
-        self._engine.election.end_hand_over()
-        self._engine.kick()
+        self._leadership.handing_over = False
+        self._election.end_hand_over()
+        self._pulse.kick()
 
     @property
     def _change_pending(self) -> bool:
         """Whether a change is on its way into the log, or in it and not applied yet."""
-        if self._queued is not None and self._queued == self._engine.membership.in_force:
+        if self._queued is not None and self._queued == self._membership.in_force:
             self._queued = None
-        return self._queued is not None or self._engine.membership.change_pending
+        return self._queued is not None or self._membership.change_pending
 
     def _propose(self, configuration: Configuration) -> None:
         logger.info(
@@ -286,10 +280,10 @@ class Admission:
                 "learners": [member.node_id for member in configuration.learners],
             },
         )
-        self._engine.counters["configurations_proposed"] += 1
+        self._counters["configurations_proposed"] += 1
         self._queued = configuration
-        self._engine.raft.propose_configuration(configuration.encode())
-        self._engine.kick()
+        self._raft.propose_configuration(configuration.encode())
+        self._pulse.kick()
 
     def _finish(self, code: str, detail: str) -> None:
         operation, self._operation = self._operation, None
@@ -302,22 +296,22 @@ class Admission:
     # --- what happens by itself
 
     def _replace_or_promote(self) -> None:
-        configuration = self._engine.membership.in_force
+        configuration = self._membership.in_force
         if configuration is None:
             return
         for learner in configuration.learners:
             if self._caught_up(learner):
                 self._propose(configuration.with_voter(learner))
                 return
-        if not self._engine.settings.auto_replace:
+        if not self._settings.auto_replace:
             return
         for member in (*configuration.voters, *configuration.learners):
-            contact = self._engine.contacts.get(member.node_id)
+            contact = self._contacts.get(member.node_id)
             if (
                 contact is not None
                 and contact.blank
                 and contact.disk_uuid != member.disk_uuid
-                and self._engine.links.is_connected(member.node_id)
+                and self._links.is_connected(member.node_id)
                 and not (member in configuration.voters and len(configuration.voters) == 1)
             ):
                 # One voter leaves and a learner comes: the quorum changes by one only.
@@ -334,95 +328,15 @@ class Admission:
                 return
 
     def _caught_up(self, learner: MemberRecord) -> bool:
-        engine = self._engine
-        contact = engine.contacts.get(learner.node_id)
-        matched = engine.raft.match_index(learner.node_id)
+        contact = self._contacts.get(learner.node_id)
+        matched = self._raft.match_index(learner.node_id)
         return (
             contact is not None
             and contact.disk_uuid == learner.disk_uuid
-            and engine.links.is_connected(learner.node_id)
+            and self._links.is_connected(learner.node_id)
             and matched > 0
-            and engine.journal.last()[0] - matched <= _PROMOTION_LAG_ENTRIES
+            and self._journal.last()[0] - matched <= _PROMOTION_LAG_ENTRIES
         )
-
-    # --- bootstrap
-
-    def _try_bootstrap(self) -> None:
-        """Create the cluster once every node of the file is here with an empty disk.
-
-        The first node by id creates it, so that no two clusters arise when every node was told to.
-        """
-        engine = self._engine
-        if not self._bootstrap or min(engine.initial_peers, default="~") < engine.identity.node_id:
-            return
-        members = [engine.own_member_record]
-        for node_id, address in sorted(engine.initial_peers.items()):
-            contact = engine.contacts.get(node_id)
-            if contact is None or not engine.links.is_connected(node_id):
-                return
-            if not contact.blank:
-                logger.error("%s belongs to a cluster already: not bootstrapping", node_id)
-                self._bootstrap = False
-                return
-            members.append(MemberRecord(node_id, contact.disk_uuid, address, contact.api_address))
-        cluster_id = engine.random_bytes(16)
-        self._adopt(first_configuration(cluster_id, members))
-        self._to_announce = set(engine.initial_peers)
-        logger.info("created the cluster", extra={"cluster_id": cluster_id.hex()})
-
-    def _adopt(self, configuration: Configuration) -> None:
-        engine = self._engine
-        if engine.journal.last() != (1, 0):
-            raise AssertionError("only an empty log takes a first configuration")
-        self._bootstrap = False
-        engine.journal.add(configuration_command(configuration), _BOOTSTRAP_INDEX, 0)
-        engine.kick()
-
-    def _announce(self) -> None:
-        """Tell the founders, once our own record is durable."""
-        engine = self._engine
-        if not self._to_announce or engine.journal.durable_index < _BOOTSTRAP_INDEX:
-            return
-        if engine.membership.in_force is None or not self._is_first_in_force:
-            # A later record is no first one: whoever missed that gets the log.
-            self._to_announce.clear()
-            return
-        record = engine.membership.in_force.encode()
-        for peer in sorted(self._to_announce):
-            if engine.links.send(peer, (int(Kind.BOOTSTRAP), record)):
-                self._to_announce.discard(peer)
-
-    @property
-    def _is_first_in_force(self) -> bool:
-        return list(self._engine.journal.configuration_indexes) == [_BOOTSTRAP_INDEX]
-
-    def on_contact(self, peer: str) -> None:
-        """A connection is up, or a hello came: of a founder that was not reached, perhaps."""
-        engine = self._engine
-        contact = engine.contacts.get(peer)
-        if (
-            contact is not None
-            and contact.blank
-            and self._is_first_in_force
-            and engine.membership.is_pair(peer, contact.disk_uuid)
-        ):
-            self._to_announce.add(peer)
-            engine.kick()
-
-    def on_bootstrap(self, peer: str, record: bytes) -> None:
-        engine = self._engine
-        if not engine.is_blank:
-            return
-        try:
-            configuration = decode_configuration(record)
-        except ValueError:
-            logger.error("%s sent a malformed first configuration", peer)
-            return
-        own = configuration.member(engine.identity.node_id)
-        if own is None or own.disk_uuid != engine.identity.disk_uuid:
-            logger.error("%s sent a first configuration without this node", peer)
-            return
-        self._adopt(configuration)
 
     # --- events
 
@@ -433,7 +347,7 @@ class Admission:
 
     def on_role_change(self) -> None:
         self._queued = None
-        if self._engine.raft.is_leader or self._operation is None:
+        if self._raft.is_leader or self._operation is None:
             return
         if self._operation.kind == TRANSFER and self._operation.sent:
             self._finish("", "")

@@ -7,13 +7,8 @@ continues the log or truly conflicts with it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-
-from node.consensus.journal import SegmentedJournal
+from node.consensus.foundation import Foundation
 from node.consensus.messages import Frame, Kind
-from node.consensus.raft import Raft
-from node.consensus.transport import RaftTransport
 
 Entry = tuple[bytes, int, int]
 """(command, index, term) as the library stores it."""
@@ -22,17 +17,13 @@ Entry = tuple[bytes, int, int]
 class Appending:
     def __init__(
         self,
-        raft: Raft,
-        journal: SegmentedJournal,
-        transport: RaftTransport,
-        stop: Callable[[str], object],
-        counters: Counter[str],
+        base: Foundation,
     ) -> None:
-        self._raft = raft
-        self._journal = journal
-        self._transport = transport
-        self._stop = stop
-        self._counters = counters
+        self._raft = base.raft
+        self._journal = base.journal
+        self._transport = base.transport
+        self._runtime = base.runtime
+        self._counters = base.counters
 
     def on_append(self, peer: str, frame: Frame) -> None:
         """Handle append_entries of a term that is not older than ours."""
@@ -55,10 +46,10 @@ class Appending:
         if not entries and previous_index < last_index:
             # Nothing new, and our log goes on: the library would cut it here.
             self._heartbeat(peer, term, min(commit, previous_index))
-            self.acknowledge(peer, sequence, previous_index + 1)
+            self._acknowledge(peer, sequence, previous_index + 1)
             return
         if previous_index < last_index and previous_index < self._raft.last_applied:
-            self._stop(
+            self._runtime.stop(
                 f"leader {peer} of term {term} conflicts with the applied entry"
                 f" {previous_index + 1} (applied up to {self._raft.last_applied})"
             )
@@ -106,7 +97,11 @@ class Appending:
             ),
         )
 
-    def acknowledge(self, peer: str, sequence: int, next_index: int) -> None:
+    def acknowledge_up_to(self, peer: str, index: int) -> None:
+        """Tell a leader that the log is its own up to `index`, once that is durable here."""
+        self._acknowledge(peer, 0, index + 1)
+
+    def _acknowledge(self, peer: str, sequence: int, next_index: int) -> None:
         self._transport.reply_append(
             peer,
             (

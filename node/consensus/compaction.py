@@ -1,4 +1,4 @@
-"""Which part of the journal is needed no more.
+"""Making the state durable now and then, and which part of the journal is needed no more.
 
 State that LMDB made durable needs no journal. A tail is kept for members that lag, up to a limit;
 whoever lags further takes a snapshot.
@@ -6,35 +6,34 @@ whoever lags further takes a snapshot.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
-from node.consensus.journal import SegmentedJournal
-from node.consensus.raft import Raft
+from node.consensus.foundation import Foundation
 from node.consensus.replication import Replication
-from node.consensus.settings import EngineSettings
 from node.consensus.snapshots import Snapshots
 
 
 class Compaction:
     def __init__(
         self,
-        raft: Raft,
-        journal: SegmentedJournal,
+        base: Foundation,
         replication: Replication,
         snapshots: Snapshots,
-        settings: EngineSettings,
-        counters: Counter[str],
     ) -> None:
-        self._raft = raft
-        self._journal = journal
+        self._storage = base.storage
+        self._raft = base.raft
+        self._journal = base.journal
+        self._membership = base.membership
         self._replication = replication
         self._snapshots = snapshots
-        self._settings = settings
-        self._counters = counters
+        self._settings = base.settings
+        self._counters = base.counters
 
-    def run(self, durable_index: int, peers: Iterable[str]) -> None:
-        """Drop what may go, when there is enough of it. Called after a checkpoint."""
+    def after_checkpoint(self) -> None:
+        """Make the state durable when it is time to; if it was, drop what may go."""
+        if self._storage.checkpoint():
+            self._drop(self._storage.durable_index)
+
+    def _drop(self, durable_index: int) -> None:
+        """Drop what may go, when there is enough of it."""
         settings = self._settings
         size = self._journal.size_bytes
         if size < 2 * settings.journal_compact_bytes:
@@ -42,7 +41,7 @@ class Compaction:
         base = self._journal.base()[0]
         target = min(durable_index, self._raft.last_applied)
         if self._raft.is_leader and size < settings.journal_retain_bytes:
-            for peer in peers:
+            for peer in self._membership.other_members:
                 target = min(target, max(self._raft.match_index(peer), base))
         held = self._snapshots.oldest_index_held
         if held is not None and size < 4 * settings.journal_retain_bytes:

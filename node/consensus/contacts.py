@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from node.consensus.membership import Membership
+from node.consensus.foundation import Foundation
 from node.consensus.messages import PROTOCOL_VERSION, Frame, Kind, RefusalReason
+from node.consensus.peers import Peers
 from node.consensus.replication import Replication
 from statemachine.gates import SUPPORTED_VERSION
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who this node is, and on which disk."""
-
-    node_id: str
-    disk_uuid: bytes
-    """16 bytes, made when the data directory was."""
-    peer_address: str
-    api_address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +29,18 @@ class Contact:
 class Contacts:
     def __init__(
         self,
-        identity: Identity,
-        session: bytes,
-        membership: Membership,
+        base: Foundation,
         replication: Replication,
-        expected: Callable[[str], bool],
-        is_leader: Callable[[], bool],
-        now: Callable[[], float],
+        peers: Peers,
     ) -> None:
-        """`expected` says whether a node that is no member yet may introduce itself."""
-        self._identity = identity
-        self._session = session
-        self._membership = membership
+        self._identity = base.identity
+        self._session = base.session
+        self._membership = base.membership
         self._replication = replication
-        self._expected = expected
-        self._is_leader = is_leader
-        self._now = now
+        self._peers = peers
+        self._raft = base.raft
+        self._runtime = base.runtime
+        self._notices = base.notices
         self._contacts: dict[str, Contact] = {}
         self._heard_at: dict[str, float] = {}
         self._refusals: dict[str, RefusalReason] = {}
@@ -95,14 +80,14 @@ class Contacts:
         if cluster_id is not None and own_cluster is not None and cluster_id != own_cluster:
             return RefusalReason.WRONG_CLUSTER
         if node_id == self._identity.node_id or not (
-            membership.names(node_id) or self._expected(node_id)
+            membership.names(node_id) or node_id in self._peers.expected
         ):
             return RefusalReason.UNKNOWN_NODE
         in_force = membership.is_pair(node_id, disk_uuid)
         if in_force and self._replication.progress(node_id).regressed:
             return RefusalReason.REGRESSED
         settled = membership.in_force is not None and not membership.change_pending
-        if not blank and not in_force and settled and self._is_leader():
+        if not blank and not in_force and settled and self._raft.is_leader:
             return RefusalReason.REMOVED
         return None
 
@@ -111,9 +96,11 @@ class Contacts:
         if self._refusals.get(peer) is not reason:
             self._refusals[peer] = reason
             logger.warning("peer %s does not admit this node: %s", peer, reason)
+        if reason is RefusalReason.REGRESSED:
+            self._notices.on_regressed()
 
     def heard(self, peer: str) -> None:
-        self._heard_at[peer] = self._now()
+        self._heard_at[peer] = self._runtime.monotonic()
 
     def heard_at(self, peer: str) -> float | None:
         """When anything last came from the peer, in monotonic seconds."""
@@ -121,6 +108,14 @@ class Contacts:
 
     def get(self, peer: str) -> Contact | None:
         return self._contacts.get(peer)
+
+    def oldest_state_version(self) -> int:
+        """The newest version of the state machine that every member can run; 0 when unknown."""
+        versions = [SUPPORTED_VERSION]
+        for peer in self._membership.other_members:
+            contact = self._contacts.get(peer)
+            versions.append(contact.state_version if contact is not None else 0)
+        return min(versions)
 
     def is_member(self, peer: str) -> bool:
         """Whether the peer, with the disk that it has now, is in the configuration in force."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable
 
 from node.consensus.membership import Membership
 
 _KEPT_INDEXES = 64
-_KEPT_OWN_DIGESTS = 4096
 
 
 class Verdict(enum.Enum):
@@ -29,9 +27,6 @@ class Divergence:
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
         self._reports: dict[int, dict[str, bytes]] = {}
-        self._own: dict[int, bytes] = {}
-        """This node's digest after each of the last entries."""
-        self._waiting: dict[str, list[Callable[[bool | None, int], None]]] = {}
 
     def report(self, node_id: str, index: int, digest: bytes) -> Verdict:
         """Take one node's digest, and judge what is known about that index."""
@@ -51,34 +46,7 @@ class Divergence:
             return Verdict.SPLIT
         return Verdict.AGREED
 
-    # --- comparing with one node, when somebody asks
-
-    def note_own(self, index: int, digest: bytes) -> None:
-        self._own[index] = digest
-        if len(self._own) > _KEPT_OWN_DIGESTS:
-            del self._own[next(iter(self._own))]
-
-    def compare(self, peer: str, on_result: Callable[[bool | None, int], None]) -> bool:
-        """Call back with what the peer's next reply shows: same, different, or None.
-
-        None: this node does not know its own digest at the peer's index. True is returned when
-        the peer has to be asked.
-        """
-        waiting = self._waiting.setdefault(peer, [])
-        waiting.append(on_result)
-        return len(waiting) == 1
-
-    def on_reply(self, peer: str, index: int, digest: bytes) -> None:
-        own = self._own.get(index)
-        for on_result in self._waiting.pop(peer, []):
-            on_result(None if own is None else own == digest, index)
-
-    def on_disconnected(self, peer: str) -> None:
-        for on_result in self._waiting.pop(peer, []):
-            on_result(None, 0)
-
     def forget(self) -> None:
         """The state was replaced: what this node reported before is not its state any more."""
-        self._own.clear()
         for reports in self._reports.values():
             reports.pop(self._membership.node_id, None)

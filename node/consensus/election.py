@@ -15,17 +15,10 @@ The library holds elections; this module decides when it may start one and which
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable
 
-from node.consensus.journal import SegmentedJournal
-from node.consensus.links import Links
-from node.consensus.membership import Membership
+from node.consensus.foundation import Foundation
 from node.consensus.messages import Frame, Kind
-from node.consensus.raft import Raft
-from node.consensus.runtime import Runtime
-from node.consensus.settings import EngineSettings
-from node.consensus.transport import RaftTransport
+from node.consensus.reads import Reads
 
 logger = logging.getLogger(__name__)
 
@@ -35,33 +28,26 @@ _LONG_AGO = float("-inf")
 class Election:
     def __init__(
         self,
-        raft: Raft,
-        journal: SegmentedJournal,
-        links: Links,
-        transport: RaftTransport,
-        membership: Membership,
-        runtime: Runtime,
-        settings: EngineSettings,
-        quorum_confirmed_at: Callable[[], float],
-        wake_after: Callable[[float], None],
+        base: Foundation,
+        reads: Reads,
     ) -> None:
-        self._raft = raft
-        self._journal = journal
-        self._links = links
-        self._transport = transport
-        self._membership = membership
-        self._runtime = runtime
-        self._settings = settings
-        self._quorum_confirmed_at = quorum_confirmed_at
-        self._wake_after = wake_after
-        self._booted_at = runtime.monotonic()
+        self._raft = base.raft
+        self._journal = base.journal
+        self._links = base.links
+        self._transport = base.transport
+        self._membership = base.membership
+        self._runtime = base.runtime
+        self._settings = base.settings
+        self._reads = reads
+        self._pulse = base.pulse
+        self._booted_at = base.runtime.monotonic()
         self._leader_heard_at = _LONG_AGO
         self._pre_vote_term: int | None = None
         self._pre_votes: set[str] = set()
         self._voters_of_term: tuple[int, set[str]] = (0, set())
         self._handing_over = False
         self._campaign_now = False
-        self.counters: Counter[str] = transport.counters
+        self.counters = base.counters
 
     @property
     def leader_heard_at(self) -> float:
@@ -88,7 +74,7 @@ class Election:
         self._raft.election_deadline = min(
             self._raft.election_deadline, self._runtime.monotonic() + delay
         )
-        self._wake_after(delay)
+        self._pulse.kick_after(delay)
 
     # --- campaigning
 
@@ -198,7 +184,7 @@ class Election:
         if now - self._booted_at < self._settings.election_timeout_min_s:
             return True
         if self._raft.is_leader:
-            return not self._handing_over and now - self._quorum_confirmed_at() < window
+            return not self._handing_over and now - self._reads.quorum_confirmed_at < window
         return now - self._leader_heard_at < window
 
     def step_down(self, peer: str, term: int) -> None:

@@ -13,7 +13,7 @@ from node.consensus.messages import Frame, RefusalReason
 
 
 class LinkEvents(Protocol):
-    """What a link layer reports; the engine implements it."""
+    """What a link layer reports."""
 
     def hello(self) -> Frame:
         """The first frame of each connection that this node dials."""
@@ -36,6 +36,9 @@ class LinkEvents(Protocol):
 
 
 class Links(Protocol):
+    def report_to(self, events: LinkEvents) -> None:
+        """Say once, before peers are set, who hears of connections and frames."""
+
     def set_peers(self, addresses: Mapping[str, str]) -> None:
         """Keep connections to these peers (id to `host:port`), and to no others."""
 

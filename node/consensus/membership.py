@@ -90,12 +90,11 @@ def decode_configuration(record: bytes) -> Configuration:
 class Membership:
     """The configuration in force, and its history as far as the log holds it."""
 
-    def __init__(
-        self, node_id: str, disk_uuid: bytes, on_change: Callable[[Configuration], None]
-    ) -> None:
+    def __init__(self, node_id: str, disk_uuid: bytes) -> None:
         self.node_id = node_id
         self.disk_uuid = disk_uuid
-        self._on_change = on_change
+        self.on_change: Callable[[Configuration], None] = lambda _configuration: None
+        """Called when another record is in force."""
         self._committed: tuple[int, Configuration] | None = None
         self._appended: list[tuple[int, Configuration]] = []
         """Records in the log behind the committed one, oldest first."""
@@ -151,7 +150,7 @@ class Membership:
     def _changed(self) -> None:
         self._derive()
         if self.in_force is not None:
-            self._on_change(self.in_force)
+            self.on_change(self.in_force)
 
     def _derive(self) -> None:
         if self._appended:
@@ -164,6 +163,9 @@ class Membership:
         self._voter_ids = frozenset(voter.node_id for voter in voters)
         self.other_voters = tuple(
             voter.node_id for voter in voters if voter.node_id != self.node_id
+        )
+        self.other_members = tuple(
+            member.node_id for member in members if member.node_id != self.node_id
         )
         self.is_member = self._pairs.get(self.node_id) == self.disk_uuid
         self.is_voter = self.is_member and self.node_id in self._voter_ids

@@ -10,7 +10,7 @@ Until then a unit is resubmitted, to whoever leads, under the same number; apply
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,10 +22,10 @@ from api.cluster import (
     RequestTooLargeError,
     StorageFullError,
 )
-from node.consensus.links import Links
+from node.consensus.foundation import Foundation
+from node.consensus.leadership import Leadership
 from node.consensus.messages import Kind
-from node.consensus.raft import Raft
-from node.consensus.settings import EngineSettings
+from node.consensus.stamps import Stamps
 from statemachine.codec import MalformedEntryError, decode_unit, encode_unit
 from statemachine.outcomes import RequestOutcome, UnitOutcome
 
@@ -81,30 +81,23 @@ class _Forwarded:
 class Proposals:
     def __init__(
         self,
-        session: bytes,
-        raft: Raft,
-        links: Links,
-        settings: EngineSettings,
-        make_entry: Callable[[list[bytes]], bytes],
-        entries_in_flight: Callable[[], int],
-        can_propose: Callable[[], bool],
-        is_full: Callable[[], bool],
-        counters: Counter[str],
+        base: Foundation,
+        stamps: Stamps,
+        leadership: Leadership,
     ) -> None:
-        self._session = session
-        self._raft = raft
-        self._links = links
-        self._settings = settings
-        self._make_entry = make_entry
-        self._entries_in_flight = entries_in_flight
-        self._can_propose = can_propose
-        self._is_full = is_full
+        self._session = base.session
+        self._raft = base.raft
+        self._journal = base.journal
+        self._links = base.links
+        self._settings = base.settings
+        self._stamps = stamps
+        self._leadership = leadership
         self._pending: deque[Waiting] = deque()
         self._pending_bytes = 0
         self._slots: dict[int, Slot] = {}
         self._last_sequence = 0
         self._forwarded = _Forwarded()
-        self.counters = counters
+        self.counters = base.counters
 
     # --- taking requests
 
@@ -124,7 +117,7 @@ class Proposals:
             or self._pending_bytes + len(request) > self._settings.max_pending_bytes
         ):
             raise OverloadedError("too many requests wait at this node")
-        if self._raft.is_leader and self._is_full():
+        if self._raft.is_leader and self._leadership.full:
             raise StorageFullError("a member's storage has passed its limit")
         self._enqueue(request, deadline, on_answer)
 
@@ -174,7 +167,8 @@ class Proposals:
 
     @property
     def _may_propose(self) -> bool:
-        return self._can_propose() and self._entries_in_flight() < _MAX_ENTRIES_IN_FLIGHT
+        in_flight = self._journal.last()[0] - self._raft.last_applied
+        return self._leadership.may_propose and in_flight < _MAX_ENTRIES_IN_FLIGHT
 
     # --- moving them
 
@@ -261,7 +255,7 @@ class Proposals:
             units.append(slot.unit)
         if units:
             self.counters["entries_proposed"] += 1
-            self._raft.propose(self._make_entry(units))
+            self._raft.propose(self._stamps.entry(units))
 
     def _open_slot_within(self, room: int) -> Slot:
         if room >= self._settings.max_unit_bytes:
@@ -307,7 +301,7 @@ class Proposals:
             return MALFORMED
         if self._forwarded.queued_bytes + len(unit) > self._settings.max_pending_bytes:
             return OVERLOADED
-        if self._is_full():
+        if self._leadership.full:
             return STORAGE_FULL
         return None
 

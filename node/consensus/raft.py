@@ -102,6 +102,10 @@ class PeerNode(Node):
         return zlib.crc32(self.id.encode())
 
 
+def _nobody_applies(index: int, payload: bytes) -> None:
+    raise AssertionError(f"entry {index} of {len(payload)} bytes was applied by nobody")
+
+
 class Raft(SyncObj):
     """One Raft participant. Ticked by the engine; never by a thread of its own."""
 
@@ -111,11 +115,11 @@ class Raft(SyncObj):
         journal: Journal,
         transport: Transport,
         settings: EngineSettings,
-        apply_entry: Callable[[int, bytes], None],
-        on_state_change: Callable[[], None],
     ) -> None:
         prepare_library()
-        self._apply_to_state = apply_entry
+        self.on_apply: Callable[[int, bytes], None] = _nobody_applies
+        """Called with the index and payload of each committed entry, in order."""
+        self.on_role_change: Callable[[], None] = lambda: None
         self._nodes: dict[str, Node] = {}
         configuration = SyncObjConf(
             autoTick=False,
@@ -132,17 +136,21 @@ class Raft(SyncObj):
             logCompactionMinEntries=_NEVER,
             logCompactionMinTime=_NEVER,
             appendEntriesBatchSizeBytes=APPEND_BATCH_BYTES,
-            onStateChanged=lambda _old, _new: on_state_change(),
+            onStateChanged=lambda _old, _new: self.on_role_change(),
         )
         super().__init__(self.node(node_id), [], configuration, transport=transport)
         missing = [name for name in _REQUIRED_ATTRIBUTES if not hasattr(self, name)]
         if missing:
             raise IncompatibleLibraryError(f"pysyncobj.SyncObj lacks {', '.join(missing)}")
+        if journal.getCurrentTerm() < self.term:
+            # The library begins in the term of its last entry. So that whoever asks the journal
+            # for the term hears the same, that is stored; nobody was voted for in it.
+            journal.setCurrentTerm(self.term, None)
 
     # The library numbers replicated methods by name: there must never be a second one.
     @replicated
     def apply_entry(self, payload: bytes) -> None:
-        self._apply_to_state(self._SyncObj__raftLastApplied + 1, payload)
+        self.on_apply(self._SyncObj__raftLastApplied + 1, payload)
 
     def node(self, node_id: str) -> Node:
         node = self._nodes.get(node_id)

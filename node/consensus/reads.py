@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from api.cluster import NoQuorumError
-from node.consensus.links import Links
-from node.consensus.membership import Membership
+from node.consensus.foundation import Foundation
+from node.consensus.leadership import Leadership
 from node.consensus.messages import Frame, Kind
-from node.consensus.raft import Raft
-from node.consensus.runtime import Runtime
-from node.consensus.settings import EngineSettings
+from node.consensus.stamps import Stamps
 
 OnRead = Callable[[Exception | None], None]
 """Called with None when the state may be read now, within the same step."""
@@ -52,26 +49,21 @@ class _Round:
 class Reads:
     def __init__(
         self,
-        raft: Raft,
-        links: Links,
-        membership: Membership,
-        runtime: Runtime,
-        settings: EngineSettings,
-        leader_ready: Callable[[], bool],
-        elapsed_ms: Callable[[], int],
-        counters: Counter[str],
+        base: Foundation,
+        leadership: Leadership,
+        stamps: Stamps,
     ) -> None:
-        self._raft = raft
-        self._links = links
-        self._membership = membership
-        self._runtime = runtime
-        self._settings = settings
-        self._leader_ready = leader_ready
-        self._elapsed_ms = elapsed_ms
+        self._raft = base.raft
+        self._links = base.links
+        self._membership = base.membership
+        self._runtime = base.runtime
+        self._settings = base.settings
+        self._leadership = leadership
+        self._stamps = stamps
         self._gathering: list[OnConfirmed] = []
         """Leader: whoever waits for the next round."""
         self._round: _Round | None = None
-        self._rounds = itertools.count(int.from_bytes(runtime.random_bytes(4), "big"))
+        self._rounds = itertools.count(int.from_bytes(base.runtime.random_bytes(4), "big"))
         self._open: list[Read] = []
         """Every read that is not finished, and some that are."""
         self._asking: list[Read] = []
@@ -84,7 +76,7 @@ class Reads:
         self._tie = itertools.count()
         self.quorum_confirmed_at = _LONG_AGO
         """When the last confirmed round began (leader), or its index was given (follower)."""
-        self.counters = counters
+        self.counters = base.counters
 
     # --- callers
 
@@ -105,7 +97,7 @@ class Reads:
 
     def feed(self, now: float) -> None:
         if self._raft.is_leader:
-            if self._asking and self._leader_ready():
+            if self._asking and self._leadership.ready:
                 reads, self._asking = self._asking, []
                 self._gathering.append(lambda index: self._on_own_confirmed(index, reads))
             self._feed_leader(now)
@@ -118,7 +110,7 @@ class Reads:
             if now - current.sent_at >= 2 * self._settings.heartbeat_s:
                 self._send_round(current, now)
             return
-        if self._gathering and self._leader_ready():
+        if self._gathering and self._leadership.ready:
             waiting, self._gathering = self._gathering, []
             self._begin_round(waiting, now)
 
@@ -137,7 +129,7 @@ class Reads:
     def keep_confirmed(self, now: float) -> None:
         """Leader: hold a round even when nobody reads, so that health knows who follows."""
         idle = now - self.quorum_confirmed_at >= 2 * self._settings.heartbeat_s
-        if idle and self._round is None and self._leader_ready() and not self._gathering:
+        if idle and self._round is None and self._leadership.ready and not self._gathering:
             self._begin_round([], now)
 
     def _send_round(self, current: _Round, now: float) -> None:
@@ -147,7 +139,7 @@ class Reads:
             int(Kind.CONFIRM),
             self._raft.term,
             current.number,
-            self._elapsed_ms(),
+            self._stamps.elapsed_ms(),
             int(age_s * 1000),
         )
         for peer in self._membership.other_voters:

@@ -9,15 +9,11 @@ is served a snapshot.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 
-from node.consensus.journal import SegmentedJournal
-from node.consensus.links import Links
+from node.consensus.foundation import Foundation
 from node.consensus.messages import Frame, Kind, RefusalReason
-from node.consensus.raft import Raft
-from node.consensus.settings import EngineSettings
-from node.consensus.transport import Message, RaftTransport
+from node.consensus.transport import Message
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +38,16 @@ class Progress:
 class Replication:
     def __init__(
         self,
-        raft: Raft,
-        journal: SegmentedJournal,
-        links: Links,
-        transport: RaftTransport,
-        settings: EngineSettings,
+        base: Foundation,
     ) -> None:
-        self._raft = raft
-        self._journal = journal
-        self._links = links
-        self._transport = transport
-        self._settings = settings
+        self._raft = base.raft
+        self._journal = base.journal
+        self._links = base.links
+        self._transport = base.transport
+        self._settings = base.settings
         self._progress: dict[str, Progress] = {}
         self._interrupted: list[str] = []
-        self.counters: Counter[str] = transport.counters
+        self.counters = base.counters
 
     def progress(self, peer: str) -> Progress:
         progress = self._progress.get(peer)

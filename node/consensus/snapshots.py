@@ -8,18 +8,13 @@ copy's index, and replication goes on behind it.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from node.consensus.journal import SegmentedJournal
-from node.consensus.links import Links
+from node.consensus.appending import Appending
+from node.consensus.foundation import Foundation
 from node.consensus.messages import Frame, Kind
-from node.consensus.raft import Raft
 from node.consensus.replication import Replication
-from node.consensus.runtime import Runtime
-from node.consensus.settings import EngineSettings
-from node.consensus.state import IncomingCopy, StateCopy, StateStorage
+from node.consensus.state import IncomingCopy, StateCopy
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +32,7 @@ class _Held:
 
 
 @dataclass(slots=True)
-class _Incoming:
+class ReceivedCopy:
     """A copy that this node receives."""
 
     peer: str
@@ -59,33 +54,24 @@ class _Incoming:
 class Snapshots:
     def __init__(
         self,
-        raft: Raft,
-        journal: SegmentedJournal,
-        links: Links,
+        base: Foundation,
         replication: Replication,
-        storage: StateStorage,
-        runtime: Runtime,
-        settings: EngineSettings,
-        install: Callable[[IncomingCopy, int, int], None],
-        wake: Callable[[], None],
-        acknowledge: Callable[[str, int], None],
-        counters: Counter[str],
+        appending: Appending,
     ) -> None:
-        self._raft = raft
-        self._journal = journal
-        self._links = links
+        self._raft = base.raft
+        self._journal = base.journal
+        self._links = base.links
         self._replication = replication
-        self._storage = storage
-        self._runtime = runtime
-        self._settings = settings
-        self._install = install
-        self._wake = wake
-        self._acknowledge = acknowledge
+        self._storage = base.storage
+        self._runtime = base.runtime
+        self._settings = base.settings
+        self._appending = appending
+        self._pulse = base.pulse
         self._held: _Held | None = None
         self._copying = False
         self._offered_at: dict[str, float] = {}
-        self._incoming: _Incoming | None = None
-        self.counters = counters
+        self._incoming: ReceivedCopy | None = None
+        self.counters = base.counters
 
     # --- serving
 
@@ -173,7 +159,7 @@ class Snapshots:
         if self._journal.term_at(index) == entry_term:
             # The log holds that very entry, so it is the leader's up to there: say so, or the
             # leader would go on offering what is not needed.
-            self._acknowledge(peer, index)
+            self._appending.acknowledge_up_to(peer, index)
             return
         if index <= self._raft.last_applied:
             return
@@ -188,12 +174,12 @@ class Snapshots:
             return
         if current is not None:
             current.into.discard()
-        self._incoming = _Incoming(
+        self._incoming = ReceivedCopy(
             peer, snapshot_id, index, entry_term, size, sha256, self._storage.receive_copy()
         )
         self._request_more(self._incoming, now)
 
-    def _request_more(self, incoming: _Incoming, now: float) -> None:
+    def _request_more(self, incoming: ReceivedCopy, now: float) -> None:
         incoming.heard_at = now
         chunk = self._settings.snapshot_chunk_bytes
         limit = incoming.written + chunk * self._settings.snapshot_chunks_in_flight
@@ -228,30 +214,30 @@ class Snapshots:
         incoming.complete = True
         incoming.into.finish(lambda result: self._on_finished(incoming, result))
 
-    def _on_finished(self, incoming: _Incoming, result: bytes | Exception) -> None:
+    def _on_finished(self, incoming: ReceivedCopy, result: bytes | Exception) -> None:
         if result == incoming.sha256 and incoming.written == incoming.size:
             incoming.checked = True
-            self._wake()
+            self._pulse.kick()
             return
         logger.error("snapshot %s is damaged and is discarded: %r", incoming.snapshot_id, result)
         self.counters["snapshots_damaged"] += 1
         incoming.into.discard()
         self._incoming = None
 
-    def install_checked(self) -> None:
-        """Install what is ready. Called when no sync of the journal is under way."""
+    def take_checked(self) -> ReceivedCopy | None:
+        """Hand out the copy that is to be installed now. Called when no sync is under way."""
         incoming = self._incoming
         if incoming is None or not incoming.checked:
-            return
+            return None
         self._incoming = None
         held = self._journal.term_at(incoming.index) == incoming.entry_term
         if held or incoming.index <= self._raft.last_applied:
             # The log came up to the copy meanwhile. What lies behind may be acknowledged already,
             # and an installation would cut it.
             incoming.into.discard()
-            return
+            return None
         self.counters["snapshots_installed"] += 1
-        self._install(incoming.into, incoming.index, incoming.entry_term)
+        return incoming
 
     def _nudge(self, now: float) -> None:
         """Ask again for what was asked and did not come."""

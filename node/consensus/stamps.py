@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from node.consensus.runtime import Runtime
 from statemachine.codec import encode_entry
+from statemachine.machine import Machine
 
 
 class Stamps:
@@ -15,9 +14,9 @@ class Stamps:
     without a leader does not count and no timeout fires because of a failover.
     """
 
-    def __init__(self, runtime: Runtime, applied_elapsed_ms: Callable[[], int]) -> None:
+    def __init__(self, runtime: Runtime, machine: Machine) -> None:
         self._runtime = runtime
-        self._applied_elapsed_ms = applied_elapsed_ms
+        self._machine = machine
         self._base_ms = 0
         self._base_at: float | None = None
         self._heard_ms = 0
@@ -25,7 +24,7 @@ class Stamps:
 
     def lead(self) -> None:
         """This node applied its own first entry as leader: time runs from here."""
-        self._base_ms = self._applied_elapsed_ms()
+        self._base_ms = self._machine.elapsed_ms
         self._base_at = self._runtime.monotonic()
 
     def follow(self) -> None:
@@ -40,7 +39,7 @@ class Stamps:
         """The best estimate of the cluster's elapsed time; exact on a leader."""
         if self._base_at is not None:
             return self._base_ms + int((self._runtime.monotonic() - self._base_at) * 1000)
-        applied = self._applied_elapsed_ms()
+        applied = self._machine.elapsed_ms
         if self._heard_at is None:
             return applied
         since = int((self._runtime.monotonic() - self._heard_at) * 1000)

@@ -158,13 +158,12 @@ class TcpLinks:
 
     def __init__(
         self,
-        events: LinkEvents,
         loop: asyncio.AbstractEventLoop,
         dial_overrides: Mapping[str, str] | None = None,
     ) -> None:
         """`dial_overrides` says under which `host:port` a peer is reached from here instead."""
-        self.events = events
         self.loop = loop
+        self.events: LinkEvents
         self._overrides = dict(dial_overrides or {})
         self._addresses: dict[str, str] = {}
         self._outgoing: dict[str, _Outgoing] = {}
@@ -182,6 +181,9 @@ class TcpLinks:
         )
 
     # --- the interface of Links
+
+    def report_to(self, events: LinkEvents) -> None:
+        self.events = events
 
     def set_peers(self, addresses: Mapping[str, str]) -> None:
         self._addresses = {peer: self._overrides.get(peer, at) for peer, at in addresses.items()}

@@ -9,31 +9,38 @@ another node, and none is read before the sync ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
+from node.consensus.journal import SegmentedJournal
 from node.consensus.links import Links
 from node.consensus.messages import Frame, Kind
 from node.consensus.settings import APPEND_BATCH_BYTES
-
-if TYPE_CHECKING:
-    from node.consensus.replication import Replication
 
 Message = dict[str, Any]
 """A message of the library, as it is before it becomes a frame."""
 
 
+class Flow(Protocol):
+    """What the outbox asks about append_entries; it is made behind the library."""
+
+    def may_send(self, peer: str, message: Message) -> bool: ...
+
+    def number(self, peer: str) -> int:
+        """The next sequence number of a frame to this peer."""
+
+
 class RaftTransport(Transport):
     """Takes the library's messages; `flush` turns them into frames."""
 
-    def __init__(self, links: Links, term: Callable[[], int]) -> None:
+    def __init__(self, links: Links, journal: SegmentedJournal, counters: Counter[str]) -> None:
         super().__init__(None, None, None)
         self._links = links
-        self._term = term
-        self.replication: Replication
+        self._journal = journal
+        self.counters = counters
+        self.flow: Flow
         self._outbox: dict[str, list[Message]] = {}
         self._parked: list[tuple[str, Frame]] = []
         """Waits for the next sync."""
@@ -41,10 +48,8 @@ class RaftTransport(Transport):
         """Waits for the sync under way."""
         self.answering_sequence = 0
         """Sequence of the append frame that the library is being handed."""
-        self.last_log_index: Callable[[], int] = lambda: 0
         self.transfer_term = 0
         """While this node campaigns on request of a leader: that leader's term."""
-        self.counters: Counter[str] = Counter()
 
     def send(self, node: Node, message: Message) -> bool:
         """Called by the library. False tells it nothing: it ignores the answer."""
@@ -53,13 +58,13 @@ class RaftTransport(Transport):
             return False
         kind = message["type"]
         if kind == "append_entries":
-            if not self.replication.may_send(peer, message):
+            if not self.flow.may_send(peer, message):
                 return False
         elif kind == "next_node_idx":
             # The term that the reply speaks of is the term now, not at the flush (D1).
-            message["term"] = self._term()
+            message["term"] = self._journal.getCurrentTerm()
             message["sequence"] = self.answering_sequence
-            message["last_index"] = self.last_log_index()
+            message["last_index"] = self._journal.last()[0]
         elif kind not in ("request_vote", "response_vote"):
             # The library would forward a command to a leader; our own batches do that.
             self.counters[f"dropped_{kind}"] += 1
@@ -106,7 +111,7 @@ class RaftTransport(Transport):
 
     def _append_frame(self, peer: str, message: Message) -> Frame:
         entries = message["entries"]
-        sequence = self.replication.number(peer)
+        sequence = self.flow.number(peer)
         self.counters["append_frames"] += 1
         self.counters["entries_sent"] += len(entries)
         return (

@@ -18,8 +18,8 @@ from pysyncobj import pickle as library_pickle
 from pysyncobj import poller as library_poller  # type: ignore[attr-defined]
 from pysyncobj import syncobj as library
 
-from node.consensus.contacts import Identity
 from node.consensus.engine import Engine
+from node.consensus.foundation import Identity
 from node.consensus.journal import SegmentedJournal
 from node.consensus.links import LinkEvents
 from node.consensus.membership import Configuration, MemberRecord, first_configuration
@@ -88,12 +88,16 @@ class RecordingLinks:
     """Connections that deliver nothing: the test reads what was sent."""
 
     def __init__(self) -> None:
+        self.events: LinkEvents
         self.connected: set[str] = set()
         self.sent: list[tuple[str, Frame]] = []
         self.on_send: Callable[[str, Frame], None] = lambda _peer, _frame: None
         self.probes: list[tuple[str, Callable[[bool], None]]] = []
         self.buffered = 0
         self.peers: dict[str, str] = {}
+
+    def report_to(self, events: LinkEvents) -> None:
+        self.events = events
 
     def set_peers(self, addresses: Mapping[str, str]) -> None:
         self.peers = dict(addresses)
@@ -164,9 +168,6 @@ class Bench:
         self.disk = SimulatedDisk(self.world, self.process, self.files)
         self.storage = SimulatedStorage(self.world, self.process, self.medium)
 
-        def make_links(_events: LinkEvents) -> RecordingLinks:
-            return self.links
-
         self.engine = Engine(
             Identity(
                 node_id=self.name,
@@ -178,7 +179,7 @@ class Bench:
             SimulatedRuntime(self.world, self.process),
             self.disk,
             self.storage,
-            make_links,
+            self.links,
             self.settings,
             JOURNAL_SETTINGS,
         )
@@ -236,24 +237,24 @@ class Bench:
             SUPPORTED_VERSION,
             blank,
         )
-        return self.engine.admit(frame)
+        return self.links.events.admit(frame)
 
     def connect(self, peer: str) -> None:
         self.links.connected.add(peer)
         assert self.hello(peer) is None
-        self.act(lambda: self.engine.on_connected(peer))
+        self.act(lambda: self.links.events.on_connected(peer))
 
     def disconnect(self, peer: str) -> None:
         self.links.connected.discard(peer)
-        self.act(lambda: self.engine.on_disconnected(peer))
+        self.act(lambda: self.links.events.on_disconnected(peer))
 
     def receive(self, peer: str, *frames: Frame, run_s: float = 0.02) -> None:
         """Frames that arrive together, and what the engine does within `run_s` upon them."""
 
         def arrive() -> None:
             for frame in frames:
-                self.engine.on_frame(peer, decode(encode(frame)))
-            self.engine.on_frames_end()
+                self.links.events.on_frame(peer, decode(encode(frame)))
+            self.links.events.on_frames_end()
 
         self.act(arrive)
         if run_s:

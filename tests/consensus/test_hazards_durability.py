@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from node.consensus import journal_format
-from node.consensus.engine import Engine
+from node.consensus.durability import Durability
 from node.consensus.journal import SegmentedJournal
 from node.consensus.journal_format import JournalDamagedError
 from node.consensus.messages import Frame, Kind
@@ -56,16 +56,16 @@ def release_before_the_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 def tick_while_syncing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The leader counts itself for what its disk is still writing."""
 
-    def sync(engine: Engine) -> None:
-        engine.transport.seal()
-        if engine.journal.flushing:
+    def sync(durability: Durability) -> None:
+        durability._transport.seal()
+        if durability._journal.flushing:
             return
-        if engine.journal.dirty:
-            engine.journal.flush(engine._on_durable)
+        if durability._journal.dirty:
+            durability._journal.flush(durability.on_durable)
         else:
-            engine.transport.release()
+            durability._transport.release()
 
-    monkeypatch.setattr(Engine, "_sync", sync)
+    monkeypatch.setattr(Durability, "sync", sync)
 
 
 # --- D8: what leaves before it is durable

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from node.consensus.admission import ADD, REMOVE, Admission
+from node.consensus.bootstrap import Bootstrap
 from node.consensus.contacts import Contacts
 from node.consensus.membership import (
     Configuration,
@@ -81,7 +82,7 @@ def test_d19_needs_a_proposed_change_to_count_before_it_is_in_the_log(
     monkeypatch.setattr(
         Admission,
         "_change_pending",
-        property(lambda admission: admission._engine.membership.change_pending),
+        property(lambda admission: admission._membership.change_pending),
     )
     with pytest.raises(BrokenPromise, match="in flight at once"):
         a_removal_meets_a_wiped_node()
@@ -187,7 +188,7 @@ def test_d19_needs_the_undoing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_voters_are_no_majority() -> None:
-    membership = Membership("a", b"disk", lambda _configuration: None)
+    membership = Membership("a", b"disk")
     promise(not membership.is_quorum(["a"]), "a node without voters is its own majority")
 
 
@@ -250,32 +251,33 @@ def test_two_wiped_nodes_of_three_never_form_a_cluster() -> None:
 def test_d20_needs_everybody_to_be_there_and_blank_at_the_bootstrap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def of_whoever_is_blank(admission: Admission) -> None:
-        engine = admission._engine
-        if not admission._bootstrap:
+    def of_whoever_is_blank(bootstrap: Bootstrap) -> None:
+        if not bootstrap._wanted:
             return
-        members = [engine.own_member_record]
-        for node_id, address in sorted(engine.initial_peers.items()):
-            contact = engine.contacts.get(node_id)
+        own = bootstrap._identity
+        members = [MemberRecord(own.node_id, own.disk_uuid, own.peer_address, own.api_address)]
+        for node_id, address in sorted(bootstrap._peers.expected.items()):
+            contact = bootstrap._contacts.get(node_id)
             if contact is not None and contact.blank:
                 members.append(
                     MemberRecord(node_id, contact.disk_uuid, address, contact.api_address)
                 )
         if len(members) == 2:
-            admission._adopt(first_configuration(engine.random_bytes(16), members))
-            admission._to_announce = {member.node_id for member in members[1:]}
+            cluster_id = bootstrap._runtime.random_bytes(16)
+            bootstrap._adopt(first_configuration(cluster_id, members))
+            bootstrap._to_announce = {member.node_id for member in members[1:]}
 
     with pytest.raises(BrokenPromise, match="new cluster"):
         two_of_three_are_wiped(
-            lambda: monkeypatch.setattr(Admission, "_try_bootstrap", of_whoever_is_blank)
+            lambda: monkeypatch.setattr(Bootstrap, "_try_to_create", of_whoever_is_blank)
         )
 
 
 def test_a_node_of_another_cluster_is_refused() -> None:
     bench = Bench()
-    frame = list(bench.engine.hello())
+    frame = list(bench.links.events.hello())
     frame[2], frame[3] = b"another cluster!", "b"
-    assert bench.engine.admit(tuple(frame)) is RefusalReason.WRONG_CLUSTER
+    assert bench.links.events.admit(tuple(frame)) is RefusalReason.WRONG_CLUSTER
 
 
 def a_wiped_voter_acknowledges() -> None:
@@ -374,7 +376,7 @@ def the_founder_restarts_before_it_has_told_the_others() -> None:
 
     cluster.wait_for(founded, 10.0, "the record is durable")
     cluster.kill("n1")
-    assert all(engine.is_blank for engine in cluster.engines())
+    assert all(engine.membership.in_force is None for engine in cluster.engines())
     cluster.start("n1")
     cluster.wait_for_leader()
     settle(cluster)
@@ -389,7 +391,7 @@ def a_blank_founder_introduces_itself_late() -> None:
     bench.disconnect("c")
     bench.receive("b", (int(Kind.BOOTSTRAP), bench.configuration().encode()))
     bench.links.connected.add("c")
-    bench.act(lambda: bench.engine.on_connected("c"))
+    bench.act(lambda: bench.links.events.on_connected("c"))
     bench.run(0.1)
     bench.links.sent.clear()
     assert bench.hello("c", blank=True) is None

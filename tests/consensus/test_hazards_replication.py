@@ -111,7 +111,7 @@ def test_an_acknowledgement_of_an_older_term_commits_nothing() -> None:
 
 def test_d1_needs_the_comparison_of_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     def on_append_reply(dispatch: Dispatch, peer: str, frame: Frame) -> None:
-        dispatch._engine.replication.on_append_reply(peer, frame)
+        dispatch._replication.on_append_reply(peer, frame)
 
     monkeypatch.setattr(Dispatch, "_on_append_reply", on_append_reply)
     with pytest.raises(BrokenPromise, match="older term committed"):
@@ -145,7 +145,7 @@ def test_d1_needs_the_term_to_be_stamped_when_the_library_answers(
     def late_stamp(transport: RaftTransport) -> None:
         for messages in transport._outbox.values():
             for message in messages:
-                message["term"] = transport._term()
+                message["term"] = transport._journal.getCurrentTerm()
         flush(transport)
 
     monkeypatch.setattr(RaftTransport, "flush", late_stamp)
@@ -289,7 +289,7 @@ def test_a_leader_that_hears_of_a_newer_term_steps_down() -> None:
 
 def test_d9_needs_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def on_append(dispatch: Dispatch, peer: str, frame: Frame) -> None:
-        if frame[1] >= dispatch._engine.raft.term:
+        if frame[1] >= dispatch._raft.term:
             dispatch._appending.on_append(peer, frame)
 
     monkeypatch.setattr(Dispatch, "_on_append", on_append)

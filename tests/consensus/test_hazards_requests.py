@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from api.cluster import OutcomeUnknownError
-from node.consensus.engine import Engine
+from node.consensus.applying import Applying
 from node.consensus.messages import Kind
 from node.consensus.proposals import MALFORMED, Proposals
 from node.consensus.transport import RaftTransport
@@ -255,7 +255,7 @@ def test_an_entry_that_cannot_be_applied_stops_the_process(
 
 def test_d15_needs_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     never_stop(monkeypatch)
-    monkeypatch.setattr(Engine, "_settle", lambda _self, _outcomes: None)
+    monkeypatch.setattr(Applying, "_settle", lambda _self, _outcomes: None)
     with pytest.raises(BrokenPromise, match="went on after an entry"):
         an_entry_cannot_be_applied(monkeypatch)
 

@@ -18,14 +18,16 @@ import msgpack
 import pytest
 from pysyncobj.journal import FileJournal  # type: ignore[attr-defined]
 
-from node.consensus.engine import Engine, StateBehindJournalError
+from node.consensus import engine
+from node.consensus.applying import StateBehindJournalError
 from node.consensus.journal import SegmentedJournal
 from node.consensus.membership import configuration_command
 from node.consensus.messages import _SHAPES, Frame, Kind
 from node.consensus.replication import Replication
 from node.consensus.settings import EngineSettings
-from node.consensus.snapshots import Snapshots
+from node.consensus.snapshots import ReceivedCopy, Snapshots
 from node.consensus.transport import Message
+from statemachine.machine import Machine
 from tests.consensus.bare_library import BareNode
 from tests.consensus.harness import (
     Bench,
@@ -225,7 +227,7 @@ def test_d6_needs_the_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
     def on_finished(snapshots: Snapshots, incoming: object, result: object) -> None:
         del result
         incoming.checked = True  # type: ignore[attr-defined]
-        snapshots._wake()
+        snapshots._pulse.kick()
 
     monkeypatch.setattr(Snapshots, "_on_finished", on_finished)
     with pytest.raises(BrokenPromise, match="damaged copy was installed"):
@@ -301,11 +303,11 @@ def test_a_restart_keeps_the_log_behind_the_state() -> None:
 def test_d7_needs_the_log_to_be_kept_when_it_continues_the_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def align(engine: Engine) -> None:
-        if engine.machine.applied_index:
-            engine.journal.reset_to(engine.machine.applied_index, engine.machine.applied_term)
+    def align(journal: SegmentedJournal, machine: Machine) -> None:
+        if machine.applied_index:
+            journal.reset_to(machine.applied_index, machine.applied_term)
 
-    monkeypatch.setattr(Engine, "_align_journal", align)
+    monkeypatch.setattr(engine, "align_journal", align)
     with pytest.raises(BrokenPromise, match="are gone"):
         a_node_restarts_with_a_state_behind_its_log()
 
@@ -315,7 +317,7 @@ def test_a_crash_between_state_and_journal_is_mended_at_the_next_start() -> None
 
 
 def test_d7_needs_the_journal_to_be_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "_align_journal", lambda _self: None)
+    monkeypatch.setattr(engine, "align_journal", lambda _journal, _machine: None)
     with pytest.raises(BrokenPromise, match="cannot follow"):
         a_crash_falls_between_state_and_journal()
 
@@ -369,13 +371,14 @@ def test_a_snapshot_that_the_log_has_overtaken_is_discarded() -> None:
 
 
 def test_the_discarding_needs_the_log_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    def install_checked(snapshots: Snapshots) -> None:
+    def take_checked(snapshots: Snapshots) -> ReceivedCopy | None:
         incoming = snapshots._incoming
-        if incoming is not None and incoming.checked:
-            snapshots._incoming = None
-            snapshots._install(incoming.into, incoming.index, incoming.entry_term)
+        if incoming is None or not incoming.checked:
+            return None
+        snapshots._incoming = None
+        return incoming
 
-    monkeypatch.setattr(Snapshots, "install_checked", install_checked)
+    monkeypatch.setattr(Snapshots, "take_checked", take_checked)
     with pytest.raises(BrokenPromise, match="cut acknowledged entries"):
         the_log_overtakes_a_snapshot()
 

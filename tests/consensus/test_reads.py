@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_that_needs_the_leader_to_be_ready(monkeypatch: pytest.MonkeyPatch) -> N
 
     def always_ready(reads: Reads, *arguments: object) -> None:
         init(reads, *arguments)  # type: ignore[arg-type]
-        reads._leader_ready = lambda: True
+        reads._leadership = SimpleNamespace(ready=True)  # type: ignore[assignment]
 
     monkeypatch.setattr(Reads, "__init__", always_ready)
     with pytest.raises(BrokenPromise, match="before it knew"):

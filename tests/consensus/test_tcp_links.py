@@ -57,7 +57,9 @@ async def two_nodes() -> tuple[TcpLinks, Events, TcpLinks, Events]:
     """a dials b; b listens."""
     loop = asyncio.get_running_loop()
     a_events, b_events = Events("a"), Events("b")
-    a, b = TcpLinks(a_events, loop), TcpLinks(b_events, loop)
+    a, b = TcpLinks(loop), TcpLinks(loop)
+    a.report_to(a_events)
+    b.report_to(b_events)
     await b.listen("127.0.0.1", 0)
     assert b._server is not None
     port = b._server.sockets[0].getsockname()[1]

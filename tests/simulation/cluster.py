@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.consensus.contacts import Identity
 from node.consensus.engine import Engine
+from node.consensus.foundation import Identity
 from node.consensus.journal import JournalSettings
 from node.consensus.journal_format import JournalDamagedError
 from node.consensus.settings import EngineSettings
@@ -97,7 +97,7 @@ class SimulatedCluster:
                 runtime,
                 node.disk,
                 SimulatedStorage(self.world, node.process, node.medium),
-                lambda events: self.network.attach(node.process, events),
+                self.network.attach(node.process),
                 self.settings,
                 JOURNAL_SETTINGS,
                 bootstrap=bootstrap,
@@ -111,7 +111,7 @@ class SimulatedCluster:
             return
         node.damaged = False
         node.engine = engine
-        engine.on_regressed = lambda: self._wipe_soon(name)
+        engine.notices.on_regressed = lambda: self._wipe_soon(name)
         self._watch(name, engine)
         engine.start()
         self.on_started(name)
@@ -128,8 +128,8 @@ class SimulatedCluster:
             return apply(index, term, payload)
 
         engine.machine.apply = watched  # type: ignore[method-assign]
-        engine.on_role_change.append(lambda: self._note_leader(name, engine))
-        engine.on_diverged = lambda: self._fail(f"{name} found its state diverged")
+        engine.notices.on_role_change.append(lambda: self._note_leader(name, engine))
+        engine.notices.on_diverged = lambda: self._fail(f"{name} found its state diverged")
 
     def _note_leader(self, name: str, engine: Engine) -> None:
         if engine.raft.is_leader:

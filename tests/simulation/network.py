@@ -33,7 +33,7 @@ class _Connection:
 @dataclass(slots=True)
 class _Endpoint:
     process: Process
-    events: LinkEvents
+    events: LinkEvents = field(init=False)
     wanted: set[str] = field(default_factory=set)
     outgoing: dict[str, _Connection] = field(default_factory=dict)
     incoming: dict[str, _Connection] = field(default_factory=dict)
@@ -49,13 +49,16 @@ class Network:
         self.slow: dict[tuple[str, str], float] = {}
         self.counters: Counter[str] = Counter()
 
-    def attach(self, process: Process, events: LinkEvents) -> SimulatedLinks:
-        self._endpoints[process.name] = _Endpoint(process, events)
+    def attach(self, process: Process) -> SimulatedLinks:
+        self._endpoints[process.name] = _Endpoint(process)
         return SimulatedLinks(self, process.name)
 
     def endpoint(self, name: str) -> _Endpoint | None:
         endpoint = self._endpoints.get(name)
         return endpoint if endpoint is not None and endpoint.process.up else None
+
+    def report_to(self, name: str, events: LinkEvents) -> None:
+        self._endpoints[name].events = events
 
     # --- dialling
 
@@ -225,6 +228,9 @@ class SimulatedLinks:
         self._network = network
         self._name = name
         self._closed = False
+
+    def report_to(self, events: LinkEvents) -> None:
+        self._network.report_to(self._name, events)
 
     def set_peers(self, addresses: Mapping[str, str]) -> None:
         self._network.want(self._name, set(addresses) - {self._name})
