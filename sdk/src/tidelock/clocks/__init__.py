@@ -6,10 +6,19 @@ it, is an argument, so the same steps give the same values on every machine and 
     LamportClock      one integer that respects causality (Lamport 1978)
     HybridTimestamp   milliseconds and a counter; sortable, also as one 64-bit integer
     HybridClock       a Lamport clock that stays close to physical time (Kulkarni et al. 2014)
+    VectorClock       tells ordered from concurrent events (Fidge 1988, Mattern 1989)
+    VersionVector     the same for copies of an object (Parker et al. 1983)
+    DottedVersionVector, DottedVersionVectorSet
+                      versions that clients write through servers (Preguiça et al. 2010, 2012)
+
+Those that can tell answer `compare` with a `Relation`. The functions `compare`, `merge` and
+`covers` do the arithmetic of vectors on plain mappings from participant to counter.
 
 What can go wrong is drawn in `tidelock.clocks.errors`.
 """
 
+from tidelock.clocks.counters import compare, covers, merge
+from tidelock.clocks.dotted import Dot, DottedVersionVector
 from tidelock.clocks.errors import (
     ClockError,
     ClockOverflowError,
@@ -18,13 +27,26 @@ from tidelock.clocks.errors import (
 )
 from tidelock.clocks.hybrid import HybridClock, HybridTimestamp
 from tidelock.clocks.lamport import LamportClock
+from tidelock.clocks.relation import Relation
+from tidelock.clocks.siblings import DottedVersionVectorSet
+from tidelock.clocks.vector import VectorClock
+from tidelock.clocks.version import VersionVector
 
 __all__ = [
     "ClockError",
     "ClockOverflowError",
     "ClockSkewError",
     "ClockValueError",
+    "Dot",
+    "DottedVersionVector",
+    "DottedVersionVectorSet",
     "HybridClock",
     "HybridTimestamp",
     "LamportClock",
+    "Relation",
+    "VectorClock",
+    "VersionVector",
+    "compare",
+    "covers",
+    "merge",
 ]
