@@ -11,7 +11,17 @@ from typing import Final
 import msgspec
 from aiohttp import hdrs, web
 
-from api import batch, health, metrics, openapi, participants, timestamps, topology
+from api import (
+    batch,
+    health,
+    hybrid_clock,
+    metrics,
+    openapi,
+    participants,
+    sequences,
+    timestamps,
+    topology,
+)
 from api.cluster import Cluster
 from api.connections import REFUSALS, Refusals
 from api.endpoints import Endpoint
@@ -47,6 +57,8 @@ def build_app(
     endpoints = [
         *timestamps.endpoints(service),
         *participants.endpoints(service),
+        *hybrid_clock.endpoints(service),
+        *sequences.endpoints(service),
         *batch.endpoints(service),
         *topology.endpoints(service, routing),
         *health.endpoints(service),

@@ -15,19 +15,24 @@ from api.shapes import PageLimit
 
 Handler = Callable[[web.Request], Awaitable[Reply]]
 
-WRITE_ERRORS: Final = (
+KEYLESS_WRITE_ERRORS: Final = (
     "OUTCOME_UNKNOWN",
     "NO_QUORUM",
     "REQUEST_EXPIRED",
     "OVERLOADED",
     "SESSION_WINDOW_EXCEEDED",
-    "IDEMPOTENCY_TABLE_FULL",
-    "IDEMPOTENCY_KEY_REUSED",
     "INVALID_FIELD",
     "INVALID_COMMAND",
     "REQUEST_TOO_LARGE",
     "STORAGE_FULL",
     "VERSION_NOT_ACTIVE",
+)
+"""What any request can be answered that proposes something under no key."""
+
+WRITE_ERRORS: Final = (
+    *KEYLESS_WRITE_ERRORS,
+    "IDEMPOTENCY_TABLE_FULL",
+    "IDEMPOTENCY_KEY_REUSED",
 )
 """What any request can be answered that proposes something."""
 

@@ -58,6 +58,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
         408, "The body did not arrive in time", retryable=True, closes=True
     ),
     "CLOCK_OVERFLOW": ProblemKind(409, "The clock cannot hold the timestamp"),
+    "SEQUENCE_EXHAUSTED": ProblemKind(409, "The sequence has too few numbers left"),
     "WAIT_CANCELLED": ProblemKind(409, "The wait was ended before its turn"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
     "VERSION_UNKNOWN": ProblemKind(409, "No node knows this version"),
@@ -74,6 +75,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "HEAD_TOO_LARGE": ProblemKind(431, "The head of the request is too large", closes=True),
     "INVALID_FIELD": ProblemKind(422, "A field has a value that it cannot have"),
     "INVALID_COMMAND": ProblemKind(422, "The operation cannot be done with these values"),
+    "CLOCK_SKEW_TOO_LARGE": ProblemKind(422, "The timestamp is too far in the future"),
     "IDEMPOTENCY_KEY_REUSED": ProblemKind(422, "The idempotency key belongs to another request"),
     "OVERLOADED": ProblemKind(429, "The node has more requests than it can take", retryable=True),
     "IDEMPOTENCY_TABLE_FULL": ProblemKind(

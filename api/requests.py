@@ -61,6 +61,15 @@ async def read_json(request: web.Request, settings: ApiSettings) -> bytes:
     return await read_body(request, settings)
 
 
+async def read_optional_json(request: web.Request, settings: ApiSettings) -> bytes:
+    """Return the body as `read_json` does; empty when there is none.
+
+    Raises:
+        Problem
+    """
+    return await read_json(request, settings) if request.body_exists else b""
+
+
 async def read_body(request: web.Request, settings: ApiSettings) -> bytes:
     """Return the body as it was sent.
 

@@ -29,6 +29,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long an idle connection stays open."""
     idempotency_ttl_ms: int = 24 * 60 * 60 * 1000
     """How long the outcome of a request with an Idempotency-Key is remembered, in elapsed time."""
+    max_skew_ms: int = 500
+    """How far ahead of the cluster's clock an observed hybrid timestamp may be."""
     default_timeout_ms: int = 5_000
     """Deadline of a request that names none."""
     greatest_timeout_ms: int = 60_000

@@ -19,6 +19,7 @@ from api.endpoints import (
     Parameter,
 )
 from api.errors import Problem, refuse_size
+from api.hybrid_clock import Hlc, hlc
 from api.replies import Reply
 from api.service import Service, applied
 from api.settings import GREATEST_EVENT_DATA_BYTES, GREATEST_NAME_LENGTH
@@ -28,7 +29,6 @@ from statemachine.event_ids import format_event_id
 from statemachine.outcomes import EventRecorded
 from statemachine.timestamps import (
     GREATEST_TIMESTAMP,
-    LOGICAL_BITS,
     StoredEvent,
     clock,
     get_event,
@@ -39,8 +39,6 @@ SYNC_EVENT_TYPE: Final = "sync"
 """The type of an event that stores a received timestamp, when the client names none."""
 
 NO_DATA: Final = Raw(b"null")
-
-_LOGICAL_MASK: Final = (1 << LOGICAL_BITS) - 1
 
 EventData = Annotated[
     Raw,
@@ -67,13 +65,6 @@ class SyncBody(Body, frozen=True, kw_only=True):
     timestamp: Timestamp
     event_type: Name | None = None
     event_data: EventData | UnsetType = UNSET
-
-
-class Hlc(Answer, frozen=True, kw_only=True):
-    """A hybrid timestamp."""
-
-    wall_ms: int
-    logical: int
 
 
 class Event(Answer, frozen=True, kw_only=True):
@@ -151,10 +142,6 @@ def event_data(raw: Raw | UnsetType) -> bytes:
     if len(data) > GREATEST_EVENT_DATA_BYTES:
         refuse_size("eventData", len(data), GREATEST_EVENT_DATA_BYTES)
     return data
-
-
-def hlc(encoded: int) -> Hlc:
-    return Hlc(wall_ms=encoded >> LOGICAL_BITS, logical=encoded & _LOGICAL_MASK)
 
 
 def event_answer(

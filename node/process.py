@@ -187,6 +187,7 @@ class Process:
             greatest_header_bytes=http.max_header_bytes,
             greatest_headers=http.max_headers,
             idempotency_ttl_ms=http.idempotency_ttl_ms,
+            max_skew_ms=self._config.clock.max_skew_ms,
             default_timeout_ms=http.default_timeout_ms,
             greatest_timeout_ms=http.max_timeout_ms,
         )

@@ -28,6 +28,10 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.TrimEvents: 1,
     commands.CancelWait: 1,
     commands.TrimChanges: 1,
+    commands.ReserveTimestamps: 1,
+    commands.TickHybridClock: 1,
+    commands.ObserveHybridTime: 1,
+    commands.AdvanceSequence: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

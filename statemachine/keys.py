@@ -9,6 +9,7 @@
     U  session  sequence                     the outcomes of a unit
     I  principal\\0  key                      a remembered idempotency key
     T  due  kind  id                         a timer
+    Q  name\\0                                a sequence: the last number taken
     W  entry  place                          a ticket: a wait, or what it came to
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
@@ -40,6 +41,7 @@ SETTLED_UNIT: Final = b"U"
 IDEMPOTENCY: Final = b"I"
 TIMER: Final = b"T"
 TICKET: Final = b"W"
+SEQUENCE: Final = b"Q"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

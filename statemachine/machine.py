@@ -12,7 +12,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from statemachine import commands, gates, idempotency, keys, sessions, timers
+from statemachine import commands, gates, hybrid_clock, idempotency, keys, oracle, sessions, timers
 from statemachine.change_log import ChangeLog
 from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
 from statemachine.commands import AnyCommand, FireTimers, Request, Unit
@@ -31,6 +31,7 @@ from statemachine.outcomes import (
 )
 from statemachine.retention import trim_events
 from statemachine.routing import change_routing
+from statemachine.sequences import advance
 from statemachine.sessions import Sessions
 from statemachine.state import UnsupportedStateError, encode_state, load_state
 from statemachine.store import Store
@@ -150,6 +151,11 @@ class Machine:
     def hlc(self) -> int:
         """The last hybrid timestamp given, encoded."""
         return self._state.hlc
+
+    @property
+    def reserved_upto(self) -> int:
+        """The greatest timestamp of the oracle that a leader may have given out, encoded."""
+        return self._state.reserved_upto
 
     @property
     def active_version(self) -> int:
@@ -321,7 +327,9 @@ class Machine:
         outcomes = tuple([execute(command, at) for at, command in enumerate(wanted, place)])
         return RequestOutcome(position, False, outcomes)
 
-    def _execute(self, command: AnyCommand, place: int) -> Outcome:
+    def _execute(  # noqa: PLR0912 - a case for each command
+        self, command: AnyCommand, place: int
+    ) -> Outcome:
         state = self._state
         if gates.SINCE[type(command)] > state.active_version:
             return gates.not_active(command, state.active_version)
@@ -346,6 +354,14 @@ class Machine:
                 return self._cancel_wait(command.ticket, place)
             case commands.TrimChanges():
                 return self._changes.trim(command)
+            case commands.ReserveTimestamps():
+                return oracle.reserve(state, command)
+            case commands.TickHybridClock():
+                return hybrid_clock.tick(state)
+            case commands.ObserveHybridTime():
+                return hybrid_clock.observe(state, command)
+            case commands.AdvanceSequence():
+                return advance(self._writes, command)
             case _:
                 assert_never(command)
 

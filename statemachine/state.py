@@ -32,6 +32,8 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     elapsed_ms: int = 0
     hlc: int = 0
     """The last hybrid timestamp given: 46 bits of milliseconds, 18 of counter."""
+    reserved_upto: int = 0
+    """The greatest timestamp of the oracle that a leader may have given out, encoded likewise."""
     active_version: int = 1
     event_count: int = 0
     """Stored events."""

@@ -14,6 +14,7 @@ import msgspec
 from statemachine import keys, paging
 from statemachine.commands import RecordEvent, SyncClock
 from statemachine.event_ids import format_event_id, parse_event_id
+from statemachine.hybrid_clock import next_timestamp
 from statemachine.members import Participant, Participants, get_participant
 from statemachine.outcomes import Applied, EventRecorded, Outcome, Rejected, RejectionCode
 from statemachine.rejections import CLOCK_OVERFLOW, NAME_UNUSABLE
@@ -21,9 +22,6 @@ from statemachine.state import MachineState
 from statemachine.store import DamagedStateError, Reader
 from statemachine.stored_events import EventRow, decode_event
 from statemachine.write_buffer import WriteBuffer
-
-LOGICAL_BITS: Final = 18
-"""Bits of the counter in an encoded hybrid timestamp, below the milliseconds."""
 
 GREATEST_TIMESTAMP: Final = 2**63 - 1
 
@@ -99,7 +97,7 @@ class EventRecorder:
     ) -> Outcome:
         state = self._state
         now_ms = state.wall_ms
-        hlc = max(state.hlc + 1, now_ms << LOGICAL_BITS)
+        hlc = next_timestamp(state)
         if known >= GREATEST_TIMESTAMP or hlc > GREATEST_TIMESTAMP:
             return CLOCK_OVERFLOW
         state.hlc = hlc

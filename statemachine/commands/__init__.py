@@ -26,6 +26,9 @@ from statemachine.commands.housekeeping import (
     TrimChanges,
     TrimEvents,
 )
+from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
+from statemachine.commands.oracle import ReserveTimestamps
+from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.timestamps import (
     JoinParticipant,
     LeaveParticipant,
@@ -37,6 +40,7 @@ __all__ = [
     "ENTRY_FORMAT",
     "MAX_ENTRY_BYTES",
     "ActivateVersion",
+    "AdvanceSequence",
     "AnyCommand",
     "CancelWait",
     "ChangeRouting",
@@ -46,9 +50,12 @@ __all__ = [
     "IdempotencyKey",
     "JoinParticipant",
     "LeaveParticipant",
+    "ObserveHybridTime",
     "RecordEvent",
     "Request",
+    "ReserveTimestamps",
     "SyncClock",
+    "TickHybridClock",
     "TrimChanges",
     "TrimEvents",
     "Unit",

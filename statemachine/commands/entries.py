@@ -14,6 +14,9 @@ from statemachine.commands.housekeeping import (
     TrimChanges,
     TrimEvents,
 )
+from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
+from statemachine.commands.oracle import ReserveTimestamps
+from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.timestamps import (
     JoinParticipant,
     LeaveParticipant,
@@ -37,6 +40,10 @@ AnyCommand = (
     | TrimEvents
     | CancelWait
     | TrimChanges
+    | ReserveTimestamps
+    | TickHybridClock
+    | ObserveHybridTime
+    | AdvanceSequence
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

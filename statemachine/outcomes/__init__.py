@@ -23,7 +23,10 @@ from statemachine.outcomes.housekeeping import (
     VersionActivated,
     WaitCancelled,
 )
+from statemachine.outcomes.hybrid_clock import HybridClockTicked
+from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.result import Result
+from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
 from statemachine.positions import Position
 
@@ -34,6 +37,7 @@ __all__ = [
     "ChangesTrimmed",
     "EventRecorded",
     "EventsTrimmed",
+    "HybridClockTicked",
     "LockHolder",
     "Outcome",
     "ParticipantChanged",
@@ -44,7 +48,9 @@ __all__ = [
     "RequestOutcome",
     "Result",
     "RoutingChanged",
+    "SequenceAdvanced",
     "TimersFired",
+    "TimestampsReserved",
     "UnitOutcome",
     "VersionActivated",
     "WaitCancelled",

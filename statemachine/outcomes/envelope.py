@@ -14,6 +14,9 @@ from statemachine.outcomes.housekeeping import (
     VersionActivated,
     WaitCancelled,
 )
+from statemachine.outcomes.hybrid_clock import HybridClockTicked
+from statemachine.outcomes.oracle import TimestampsReserved
+from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
 from statemachine.positions import Position
 
@@ -26,6 +29,9 @@ AnyResult = (
     | EventsTrimmed
     | WaitCancelled
     | ChangesTrimmed
+    | TimestampsReserved
+    | HybridClockTicked
+    | SequenceAdvanced
 )
 
 

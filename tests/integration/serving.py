@@ -25,6 +25,8 @@ EVENTS = "/api/v1/timestamp/events"
 CLOCK = "/api/v1/timestamp/clock"
 PARTICIPANTS = "/api/v1/participants"
 BATCH = "/api/v1/batch"
+HLC = "/api/v1/hlc"
+SEQUENCES = "/api/v1/sequences"
 CLUSTER = "/api/v1/cluster"
 
 

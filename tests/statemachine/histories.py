@@ -7,15 +7,19 @@ import random
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
     ActivateVersion,
+    AdvanceSequence,
     AnyCommand,
     ChangeRouting,
     FireTimers,
     IdempotencyKey,
     JoinParticipant,
     LeaveParticipant,
+    ObserveHybridTime,
     RecordEvent,
     Request,
+    ReserveTimestamps,
     SyncClock,
+    TickHybridClock,
     TrimEvents,
 )
 from statemachine.timers import TimerKind
@@ -65,7 +69,7 @@ def _request(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> Request:
 
 def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
     name = drawn.choice(NAMES)
-    match drawn.randrange(12):
+    match drawn.randrange(16):
         case 0 | 1 | 2 | 3:
             return RecordEvent(node_id=name, event_type="t", event_data=b"1" * drawn.randrange(9))
         case 4 | 5:
@@ -91,6 +95,16 @@ def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
             return TrimEvents(
                 before_wall_ms=wall_ms - drawn.randrange(5_000), limit=drawn.randrange(20)
             )
+        case 11:
+            return TickHybridClock()
+        case 12:
+            ahead_ms = drawn.choice([-1, 0, 500, 501])
+            return ObserveHybridTime(timestamp=wall_ms + ahead_ms << 18, max_skew_ms=500)
+        case 13:
+            return AdvanceSequence(name=name, count=drawn.choice([0, 1, 1_000_000]))
+        case 14:
+            upto = wall_ms + drawn.randrange(3_000) << 18
+            return ReserveTimestamps(term=drawn.choice([1, 1, 2]), upto=upto)
         case _:
             return FireTimers(timers=_timers(drawn, elapsed_ms))
 

@@ -9,6 +9,7 @@ import pytest
 from statemachine import gates
 from statemachine.commands import (
     ActivateVersion,
+    AdvanceSequence,
     AnyCommand,
     CancelWait,
     ChangeRouting,
@@ -16,6 +17,9 @@ from statemachine.commands import (
     FireTimers,
     JoinParticipant,
     LeaveParticipant,
+    ObserveHybridTime,
+    ReserveTimestamps,
+    TickHybridClock,
     TrimChanges,
     TrimEvents,
 )
@@ -40,6 +44,10 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         TrimEvents(before_wall_ms=START_MS + 1, limit=10),
         CancelWait(ticket=Position(1, 0)),
         TrimChanges(before_wall_ms=START_MS + 1, keep=0, limit=10),
+        ReserveTimestamps(term=1, upto=5),
+        TickHybridClock(),
+        ObserveHybridTime(timestamp=5, max_skew_ms=0),
+        AdvanceSequence(name="s", count=1),
     )
 }
 
@@ -70,14 +78,14 @@ def test_a_command_is_done_exactly_from_its_version_on(
 ) -> None:
     log.do(ActivateVersion(version=active))
     monkeypatch.setitem(gates.SINCE, kind, since)
-    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRIT"]
+    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRITQ"]
     outcome = log.do(SAMPLES[kind])
     if active >= since:
         refused = isinstance(outcome, Rejected) and outcome.code
         assert refused is not RejectionCode.VERSION_NOT_ACTIVE
     else:
         assert code(outcome) is RejectionCode.VERSION_NOT_ACTIVE
-        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRIT"] == rows
+        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRITQ"] == rows
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,10 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     (commands.TrimEvents(before_wall_ms=300, limit=7), "9308cd012c07"),
     (commands.CancelWait(ticket=Position(300, 4)), "920992cd012c04"),
     (commands.TrimChanges(before_wall_ms=300, keep=5, limit=7), "940acd012c0507"),
+    (commands.ReserveTimestamps(term=3, upto=300), "931e03cd012c"),
+    (commands.TickHybridClock(), "911f"),
+    (commands.ObserveHybridTime(timestamp=300, max_skew_ms=5), "9320cd012c05"),
+    (commands.AdvanceSequence(name="n", count=5), "9321a16e05"),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -76,6 +80,9 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
     (outcomes.EventsTrimmed(removed=3, more=True), "930603c3"),
     (outcomes.WaitCancelled(cancelled=True), "9207c3"),
     (outcomes.ChangesTrimmed(removed=3, more=True), "930803c3"),
+    (outcomes.TimestampsReserved(after=5, upto=300), "931e05cd012c"),
+    (outcomes.HybridClockTicked(hlc=300), "921fcd012c"),
+    (outcomes.SequenceAdvanced(name="n", first=5, last=7), "9421a16e0507"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
