@@ -23,6 +23,7 @@ def test_the_clocks_export_these_names() -> None:
         "DottedVersionVectorSet",
         "HybridClock",
         "HybridTimestamp",
+        "IntervalTreeClock",
         "LamportClock",
         "Relation",
         "VectorClock",

@@ -10,6 +10,8 @@ it, is an argument, so the same steps give the same values on every machine and 
     VersionVector     the same for copies of an object (Parker et al. 1983)
     DottedVersionVector, DottedVersionVectorSet
                       versions that clients write through servers (Preguiça et al. 2010, 2012)
+    IntervalTreeClock tells ordered from concurrent among participants that come and go, without
+                      names (Almeida et al. 2008)
 
 Those that can tell answer `compare` with a `Relation`. The functions `compare`, `merge` and
 `covers` do the arithmetic of vectors on plain mappings from participant to counter.
@@ -26,6 +28,7 @@ from tidelock.clocks.errors import (
     ClockValueError,
 )
 from tidelock.clocks.hybrid import HybridClock, HybridTimestamp
+from tidelock.clocks.interval_tree import IntervalTreeClock
 from tidelock.clocks.lamport import LamportClock
 from tidelock.clocks.relation import Relation
 from tidelock.clocks.siblings import DottedVersionVectorSet
@@ -42,6 +45,7 @@ __all__ = [
     "DottedVersionVectorSet",
     "HybridClock",
     "HybridTimestamp",
+    "IntervalTreeClock",
     "LamportClock",
     "Relation",
     "VectorClock",

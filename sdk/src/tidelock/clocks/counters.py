@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Final, Self
 
-from tidelock.clocks.errors import ClockOverflowError, ClockValueError, require_integer
+from tidelock.clocks.errors import ClockOverflowError, ClockValueError, require_integer, shown
 from tidelock.clocks.relation import Relation
 
 GREATEST_COUNT: Final = 2**63 - 1
@@ -74,7 +74,7 @@ def require_participant(participant: str) -> None:
             pass
     raise ClockValueError(
         f"a participant's name must be text of 1 to {GREATEST_PARTICIPANT_BYTES} bytes of UTF-8, "
-        f"got {participant!r:.80}"
+        f"got {shown(participant)}"
     )
 
 
@@ -85,7 +85,7 @@ def checked(entries: Mapping[str, int]) -> dict[str, int]:
         ClockValueError: a name or a counter is none.
     """
     if not isinstance(entries, Mapping):
-        raise ClockValueError(f"entries must map participants to counters, got {entries!r:.80}")
+        raise ClockValueError(f"entries must map participants to counters, got {shown(entries)}")
     found = {}
     for participant, count in entries.items():
         require_participant(participant)
@@ -160,7 +160,7 @@ class Counters:
     def _alike(self, other: Self) -> Self:
         if type(other) is not type(self):
             raise ClockValueError(
-                f"a {type(self).__name__} knows only its own kind, got {other!r:.80}"
+                f"a {type(self).__name__} knows only its own kind, got {shown(other)}"
             )
         return other
 

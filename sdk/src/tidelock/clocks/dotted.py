@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tidelock.clocks.counters import GREATEST_COUNT, require_participant, successor
-from tidelock.clocks.errors import ClockValueError, require_integer
+from tidelock.clocks.errors import ClockValueError, require_integer, shown
 from tidelock.clocks.relation import Relation
 from tidelock.clocks.version import VersionVector
 
@@ -64,10 +64,10 @@ class DottedVersionVector:
     def __post_init__(self) -> None:
         if type(self.dot) is not Dot or type(self.past) is not VersionVector:
             raise ClockValueError(
-                f"a version is a Dot and a VersionVector, got {self.dot!r:.80}, {self.past!r:.80}"
+                f"a version is a Dot and a VersionVector, got {shown(self.dot)}, {shown(self.past)}"
             )
         if self.dot.count <= self.past.of(self.dot.participant):
-            raise ClockValueError(f"{self.dot} is within the past {self.past!r:.80} of its version")
+            raise ClockValueError(f"{self.dot} is within the past of its version")
 
     def knows(self, dot: Dot) -> bool:
         """Return whether the event is in this version's causal history."""

@@ -51,4 +51,12 @@ def require_integer(name: str, value: int, greatest: int) -> None:
         ClockValueError: with `name`, the value and the range in its message.
     """
     if type(value) is not int or not 0 <= value <= greatest:
-        raise ClockValueError(f"{name} must be an integer from 0 to {greatest}, got {value!r}")
+        raise ClockValueError(f"{name} must be an integer from 0 to {greatest}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """Show a wrong value in a message: shortly, and whatever it is."""
+    try:
+        return f"{value!r:.80}"
+    except (ValueError, RecursionError):  # an integer of thousands of digits; endless nesting
+        return f"a {type(value).__name__} too large to show"

@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 from tidelock.clocks import counters
 from tidelock.clocks.counters import require_participant, successor
 from tidelock.clocks.dotted import Dot
-from tidelock.clocks.errors import ClockValueError
+from tidelock.clocks.errors import ClockValueError, shown
 from tidelock.clocks.relation import Relation
 from tidelock.clocks.version import VersionVector
 
@@ -58,7 +58,7 @@ class DottedVersionVectorSet(Generic[V]):
         for participant, own in kept.items():
             if len(own) > checked.get(participant, 0):
                 raise ClockValueError(
-                    f"{participant!r:.80} has {len(own)} values of "
+                    f"{shown(participant)} has {len(own)} values of "
                     f"{checked.get(participant, 0)} writes"
                 )
         object.__setattr__(self, "_counts", checked)
@@ -116,7 +116,7 @@ class DottedVersionVectorSet(Generic[V]):
             ClockValueError: `other` is not a set.
         """
         if not isinstance(other, DottedVersionVectorSet):
-            raise ClockValueError(f"a set is synchronised with another set, got {other!r:.80}")
+            raise ClockValueError(f"a set is synchronised with another set, got {shown(other)}")
         counts = counters.merge(self._counts, other._counts)
         values = {}
         for participant in {**self._values, **other._values}:
