@@ -32,6 +32,10 @@ def settle(cluster: SimulatedCluster) -> None:
     )
 
 
+def others(cluster: SimulatedCluster, engine: Engine) -> list[str]:
+    return [name for name in cluster.names if name != engine.identity.node_id]
+
+
 def record(cluster: SimulatedCluster, count: int, size: int = 10) -> None:
     """Record events one after the other through whoever leads."""
     for number in range(count):
@@ -59,6 +63,41 @@ def test_a_compacting_leader_keeps_replicating_to_those_who_are_up_to_date() -> 
     settle(cluster)
     record(cluster, 3)
     settle(cluster)
+
+
+def test_a_follower_whose_log_ends_where_the_leaders_begins_needs_no_snapshot() -> None:
+    """Seed 67: it was offered one of the very entry that it held last, and took none, for ever."""
+    cluster, leader = cluster_with_leader()
+    record(cluster, 5)
+    behind, helper = others(cluster, leader)
+    follower = cluster.engine(behind)
+    assert follower is not None
+    propose(cluster, leader)
+    # It holds the last entry; it has neither said so nor heard that the entry is committed.
+    last = leader.raft.commit_index + 1
+    cluster.wait_for(lambda: follower.journal.last()[0] == last, 5.0, "the follower has the entry")
+    name = leader.identity.node_id
+    cut = [(name, behind), (behind, name)]
+    cluster.network.cut.update(cut)
+    cluster.wait_for(lambda: leader.raft.last_applied == last, 5.0, "the entry is applied")
+    assert follower.raft.commit_index < last
+
+    def compact_and_copy() -> None:
+        leader.machine_store.checkpoint(force=True)  # type: ignore[attr-defined]
+        leader.journal.compact_to(last)
+        leader.replication.on_compacted()
+        # Somebody else makes the leader hold a copy of its state as it is now.
+        leader.replication.progress(helper).needs_snapshot = True
+
+    cluster.run_as(name, compact_and_copy)
+    cluster.wait_for(
+        lambda: leader.snapshots.oldest_index_held == last, 5.0, "a copy is held at the entry"
+    )
+    record(cluster, 3)
+    cluster.network.reset(name, behind)
+    cluster.network.heal(cut)
+    settle(cluster)
+    assert follower.counters["snapshots_installed"] == 0
 
 
 def test_a_restarted_node_catches_up_by_log_and_serves_reads_while_nobody_writes() -> None:
@@ -95,8 +134,12 @@ def test_a_leader_whose_disk_became_slow_hands_over() -> None:
 def record_soon(cluster: SimulatedCluster) -> None:
     """Keep the leader's disk busy without waiting for answers."""
     leader = cluster.leader()
-    if leader is None or leader.proposals.pending_count > 3:
-        return
+    if leader is not None and leader.proposals.pending_count <= 3:
+        propose(cluster, leader)
+
+
+def propose(cluster: SimulatedCluster, leader: Engine) -> None:
+    """Have an event recorded; nobody waits for the answer."""
     request = encode_request(
         Request(
             leader.stamps.elapsed_ms() + 10_000,
