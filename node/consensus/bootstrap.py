@@ -120,8 +120,16 @@ class Bootstrap:
             logger.error("%s sent a malformed first configuration", peer)
             return
         own = configuration.member(self._identity.node_id)
-        if own is None or own.disk_uuid != self._identity.disk_uuid:
-            logger.error("%s sent a first configuration without this node", peer)
+        if own is None:
+            logger.error(
+                "%s sent a first configuration without this node; compare cluster.nodes of both",
+                peer,
+            )
+            return
+        if own.disk_uuid != self._identity.disk_uuid:
+            # The sender connected before it heard that the disk is another. It learns so from this
+            # node's hello, and the leader admits the new one.
+            logger.info("%s sent the first configuration to a disk that is gone", peer)
             return
         self._adopt(configuration)
 

@@ -7,6 +7,7 @@ switched off, when it must break its promise.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -416,7 +417,9 @@ def test_only_the_first_record_is_handed_to_a_blank_founder() -> None:
 # --- admission
 
 
-def test_a_wiped_node_comes_back_as_a_learner_and_is_promoted() -> None:
+def test_a_wiped_node_comes_back_as_a_learner_and_is_promoted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cluster = started_cluster()
     leader = leader_name(cluster)
     wiped = others(cluster, leader)[1]
@@ -429,6 +432,8 @@ def test_a_wiped_node_comes_back_as_a_learner_and_is_promoted() -> None:
     engine = cluster.engine(wiped)
     assert engine is not None
     assert event_data(engine) == [b'"kept"']
+    # All of it is what happens by itself: nobody has to look into it.
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 def test_a_learner_does_not_count_for_a_commit() -> None:
