@@ -203,8 +203,8 @@ class Admission:
             contact = self._contacts.get(operation.node_id)
             if contact is None or not self._links.is_connected(operation.node_id):
                 return
-            if not contact.blank:
-                self._finish("NOT_EMPTY", f"{operation.node_id} has been in a cluster before")
+            if not contact.new:
+                self._finish("NOT_EMPTY", f"{operation.node_id} has been a member before")
                 return
             operation.proposed = True
             self._propose(
@@ -291,6 +291,8 @@ class Admission:
             # However it ended: proposing goes on.
             self._end_hand_over()
         if operation is not None:
+            if operation.kind == ADD:
+                self._peers.expect_nobody()
             operation.on_done(code, detail)
 
     # --- what happens by itself
@@ -309,7 +311,7 @@ class Admission:
             contact = self._contacts.get(member.node_id)
             if (
                 contact is not None
-                and contact.blank
+                and contact.new
                 and contact.disk_uuid != member.disk_uuid
                 and self._links.is_connected(member.node_id)
                 and not (member in configuration.voters and len(configuration.voters) == 1)

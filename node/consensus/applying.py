@@ -11,7 +11,6 @@ from node.consensus.digests import Digests
 from node.consensus.foundation import Foundation
 from node.consensus.journal import SegmentedJournal
 from node.consensus.leadership import Leadership
-from node.consensus.membership import CONFIGURATION_KEY
 from node.consensus.proposals import Proposals
 from node.consensus.reads import Reads
 from node.consensus.snapshots import ReceivedCopy
@@ -120,7 +119,8 @@ class Applying:
             logger.critical("snapshot installation failed", exc_info=True)
             self._runtime.stop(f"the snapshot cannot be installed: {error!r}")
         self._raft.restore_applied(index)
-        self._membership.on_snapshot(self._storage.get(CONFIGURATION_KEY))
+        self._membership.on_snapshot(self._storage)
+        self._storage.end_entry()
         self._digests.forget()
         self._proposals.on_snapshot(self._machine.outcome_of)
         self._reads.on_applied(index)

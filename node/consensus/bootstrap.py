@@ -60,7 +60,7 @@ class Bootstrap:
     def _try_to_create(self) -> None:
         """The first node by id creates it, so that no two clusters arise when all were told to."""
         own = self._identity
-        founders = self._peers.expected
+        founders = self._peers.configured
         if not self._wanted or min(founders, default="~") < own.node_id:
             return
         members = [

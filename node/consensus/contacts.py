@@ -23,7 +23,9 @@ class Contact:
     state_version: int
     """The newest version of the state machine that it can run."""
     blank: bool
-    """Its disk has never been in a cluster."""
+    """It knows of no cluster."""
+    new: bool
+    """Its disk was never a member: it may be admitted."""
 
 
 class Contacts:
@@ -53,43 +55,62 @@ class Contacts:
             self._identity.node_id,
             self._identity.disk_uuid,
             self._session,
+            self._identity.peer_address,
             self._identity.api_address,
             SUPPORTED_VERSION,
-            self._membership.in_force is None,
+            not self._membership.was_member,
         )
 
     def admit(self, hello: Frame) -> RefusalReason | None:
         """Judge a hello; None admits the peer."""
-        _, _, _, node_id, disk_uuid, _, api_address, state_version, blank = hello
+        _, _, cluster_id, node_id, disk_uuid, _, _, api_address, state_version, new = hello
         reason = self._reason_to_refuse(hello)
         if reason is not None:
             return reason
+        self._forget_strangers()
         before = self._contacts.get(node_id)
         if before is not None and before.disk_uuid != disk_uuid:
             self._replication.forget(node_id)
-        self._contacts[node_id] = Contact(disk_uuid, api_address, state_version, blank)
+        self._contacts[node_id] = Contact(
+            disk_uuid, api_address, state_version, blank=cluster_id is None, new=new
+        )
         self.heard(node_id)
         return None
 
+    def _forget_strangers(self) -> None:
+        """Keep nothing of nodes that are kept in contact with no more."""
+        kept = self._membership.names
+        for stranger in [
+            each for each in self._contacts if not kept(each) and not self._peers.knows(each)
+        ]:
+            del self._contacts[stranger]
+            self._heard_at.pop(stranger, None)
+            self._replication.drop(stranger)
+
     def _reason_to_refuse(self, hello: Frame) -> RefusalReason | None:
-        _, version, cluster_id, node_id, disk_uuid, _, _, _, blank = hello
+        _, version, cluster_id, node_id, disk_uuid, _, peer_address, _, _, new = hello
         membership = self._membership
         if version != PROTOCOL_VERSION:
             return RefusalReason.PROTOCOL_VERSION
         own_cluster = membership.cluster_id
         if cluster_id is not None and own_cluster is not None and cluster_id != own_cluster:
             return RefusalReason.WRONG_CLUSTER
-        if node_id == self._identity.node_id or not (
-            membership.names(node_id) or node_id in self._peers.expected
-        ):
+        if node_id == self._identity.node_id:
             return RefusalReason.UNKNOWN_NODE
         in_force = membership.is_pair(node_id, disk_uuid)
         if in_force and self._replication.progress(node_id).regressed:
             return RefusalReason.REGRESSED
         settled = membership.in_force is not None and not membership.change_pending
-        if not blank and not in_force and settled and self._raft.is_leader:
+        if not new and not in_force and settled and self._raft.is_leader:
             return RefusalReason.REMOVED
-        return None
+        if membership.names(node_id) or self._peers.expects(node_id):
+            return None
+        # A member may have been added without this node having heard of it. Nothing that it says
+        # counts by that, but it must be able to ask for a vote.
+        same_cluster = cluster_id is not None and cluster_id == own_cluster
+        if same_cluster and self._peers.introduce(node_id, peer_address):
+            return None
+        return RefusalReason.UNKNOWN_NODE
 
     def refused(self, peer: str, reason: RefusalReason) -> None:
         """A peer does not admit this node. Repeated refusals are not worth a line each."""

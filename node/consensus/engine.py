@@ -27,7 +27,7 @@ from node.consensus.journal import JournalSettings, SegmentedJournal
 from node.consensus.leadership import Leadership
 from node.consensus.links import Links
 from node.consensus.loop import Loop
-from node.consensus.membership import CONFIGURATION_KEY, Membership
+from node.consensus.membership import Membership
 from node.consensus.notices import Notices
 from node.consensus.pace import Pace
 from node.consensus.peers import Peers
@@ -214,7 +214,7 @@ class Engine:
         self.journal.on_truncate = self.membership.on_truncate
         base = self.journal.base()[0]
         self.membership.restore(
-            self._base.storage.get(CONFIGURATION_KEY),
+            self._base.storage,
             [
                 (self.journal[index - base][0], index)
                 for index in self.journal.configuration_indexes

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 CONFIGURATION_KEY = b"\x00configuration"
 """Where the state keeps the last committed record, so that a snapshot carries it."""
 
+_ADMITTED_KEY = b"\x00admitted"
+"""Where the state keeps the uuid of this node's disk once it was a member. A copy of another node's
+state brings that one's."""
+
 _RECORD_FORMAT = 1
 
 
@@ -98,12 +102,14 @@ class Membership:
         self._committed: tuple[int, Configuration] | None = None
         self._appended: list[tuple[int, Configuration]] = []
         """Records in the log behind the committed one, oldest first."""
-        self.removed = False
-        """True once a configuration without this node was committed after one with it."""
+        self.was_member = False
+        """A committed record has named this disk, be it long ago. A disk that was only handed the
+        log, with a record of its admission that was cut off again, is still a new one."""
         self._derive()
 
-    def restore(self, stored: bytes | None, logged: Iterable[tuple[bytes, int]]) -> None:
+    def restore(self, store: Store, logged: Iterable[tuple[bytes, int]]) -> None:
         """Take up what an earlier run left: the state's record, then the log's, in order."""
+        stored = store.get(CONFIGURATION_KEY)
         if stored is not None:
             index, record = msgspec.msgpack.decode(stored, type=tuple[int, bytes])
             self._committed = (index, decode_configuration(record))
@@ -111,6 +117,8 @@ class Membership:
         for command, index in logged:
             if index > floor:
                 self._appended.append((index, decode_configuration(command[1:])))
+        if store.get(_ADMITTED_KEY) == self.disk_uuid or self._commits_this_disk:
+            self.was_member = True
         self._changed()
 
     # --- following the log
@@ -130,22 +138,33 @@ class Membership:
         """Move committed records into the state. True when there was one."""
         moved = False
         while self._appended and self._appended[0][0] <= applied_index:
-            index, configuration = self._appended.pop(0)
-            was_member = self.is_member
-            self._committed = (index, configuration)
+            index, configuration = self._committed = self._appended.pop(0)
             store.put(CONFIGURATION_KEY, msgspec.msgpack.encode((index, configuration.encode())))
+            if self._commits_this_disk:
+                self._note_admission(store)
             moved = True
-            if was_member and not self._appended and not self.is_member:
-                self.removed = True
         if moved:
             self._derive()
         return moved
 
-    def on_snapshot(self, stored: bytes | None) -> None:
+    def on_snapshot(self, store: Store) -> None:
         """The state was replaced, and the log with it."""
         self._committed = None
         self._appended = []
-        self.restore(stored, ())
+        self.restore(store, ())
+        if self.was_member:
+            self._note_admission(store)
+
+    @property
+    def _commits_this_disk(self) -> bool:
+        if self._committed is None:
+            return False
+        own = self._committed[1].member(self.node_id)
+        return own is not None and own.disk_uuid == self.disk_uuid
+
+    def _note_admission(self, store: Store) -> None:
+        self.was_member = True
+        store.put(_ADMITTED_KEY, self.disk_uuid)
 
     def _changed(self) -> None:
         self._derive()

@@ -85,8 +85,9 @@ class RefusalReason(enum.StrEnum):
 
 _BYTES_OR_NONE = (bytes, type(None))
 _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
-    # protocol, cluster id, node id, disk uuid, session, api address, state version, blank
-    Kind.HELLO: (int, _BYTES_OR_NONE, str, bytes, bytes, str, int, bool),
+    # protocol, cluster id (none: in no cluster), node id, disk uuid, session, peer address,
+    # api address, state version, whether the disk was never a member
+    Kind.HELLO: (int, _BYTES_OR_NONE, str, bytes, bytes, str, str, int, bool),
     Kind.REFUSED: (str,),
     Kind.APPEND: (int, int, int, int, int, tuple),
     Kind.APPEND_REPLY: (int, int, int, bool, bool, int),

@@ -69,6 +69,10 @@ class Replication:
         self._progress[peer] = Progress(sequence=sequence, rewound_at=sequence + 1)
         self._raft.forget_match(peer)
 
+    def drop(self, peer: str) -> None:
+        """Nobody keeps in contact with the node any more."""
+        self._progress.pop(peer, None)
+
     def on_connected(self, peer: str) -> None:
         """Frames of the old connection may be lost: go on behind what was acknowledged."""
         progress = self.progress(peer)

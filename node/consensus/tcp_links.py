@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections.abc import Callable, Mapping
 from typing import Final, cast
@@ -23,6 +24,7 @@ from node.consensus.settings import MAX_FRAME_BYTES
 logger = logging.getLogger(__name__)
 
 _PREFIX_BYTES: Final = 4
+_PORT: Final = re.compile("[0-9]{1,5}")
 _FIRST_REDIAL_S: Final = 0.01
 _GREATEST_REDIAL_S: Final = 0.2
 _REDIAL_AFTER_REFUSAL_S: Final = 1.0
@@ -228,7 +230,11 @@ class TcpLinks:
     # --- dialling
 
     def _address(self, peer: str) -> tuple[str, int]:
-        host, _, port = self._addresses[peer].rpartition(":")
+        """Raises: OSError: what the peer gave as its address is none."""
+        address = self._addresses[peer]
+        host, _, port = address.rpartition(":")
+        if not host or not _PORT.fullmatch(port) or int(port) > 65_535:
+            raise OSError(f"{address!r} is not host:port")
         return host.strip("[]"), int(port)
 
     def _dial_soon(self, peer: str, delay_s: float = 0.0) -> None:

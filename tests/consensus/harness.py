@@ -223,9 +223,14 @@ class Bench:
     # --- peers
 
     def hello(
-        self, peer: str, disk_uuid: bytes | None = None, *, blank: bool = False
+        self,
+        peer: str,
+        disk_uuid: bytes | None = None,
+        *,
+        blank: bool = False,
+        new: bool | None = None,
     ) -> RefusalReason | None:
-        """The peer dials: what the engine makes of it."""
+        """The peer dials: what the engine makes of it. Who knows of no cluster is new by that."""
         frame = (
             int(Kind.HELLO),
             PROTOCOL_VERSION,
@@ -234,8 +239,9 @@ class Bench:
             disk_uuid or disk_of(peer),
             b"session of " + peer.encode(),
             peer,
+            peer,
             SUPPORTED_VERSION,
-            blank,
+            blank if new is None else new,
         )
         return self.links.events.admit(frame)
 

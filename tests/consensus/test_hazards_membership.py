@@ -24,11 +24,14 @@ from node.consensus.membership import (
     first_configuration,
 )
 from node.consensus.messages import Frame, Kind, RefusalReason
+from node.consensus.peers import MOST_INTRODUCED, Peers
 from node.consensus.replication import Replication
+from statemachine.store import Store
 from tests.consensus.harness import (
     CLUSTER_ID,
     Bench,
     BrokenPromise,
+    disk_of,
     event_data,
     event_entry,
     leader_name,
@@ -37,6 +40,7 @@ from tests.consensus.harness import (
     promise,
     settle,
     started_cluster,
+    write,
     write_and_wait,
 )
 from tests.simulation.cluster import SimulatedCluster
@@ -142,9 +146,9 @@ def test_d19_needs_the_record_to_be_restored(monkeypatch: pytest.MonkeyPatch) ->
     restore = Membership.restore
 
     def of_the_first_record(
-        membership: Membership, stored: bytes | None, logged: list[tuple[bytes, int]]
+        membership: Membership, store: Store, logged: list[tuple[bytes, int]]
     ) -> None:
-        restore(membership, stored, logged[:1])
+        restore(membership, store, logged[:1])
 
     monkeypatch.setattr(Membership, "restore", of_the_first_record)
     with pytest.raises(BrokenPromise, match="older configuration"):
@@ -257,7 +261,7 @@ def test_d20_needs_everybody_to_be_there_and_blank_at_the_bootstrap(
             return
         own = bootstrap._identity
         members = [MemberRecord(own.node_id, own.disk_uuid, own.peer_address, own.api_address)]
-        for node_id, address in sorted(bootstrap._peers.expected.items()):
+        for node_id, address in sorted(bootstrap._peers.configured.items()):
             contact = bootstrap._contacts.get(node_id)
             if contact is not None and contact.blank:
                 members.append(
@@ -471,3 +475,253 @@ def test_a_node_that_has_been_in_a_cluster_is_not_added() -> None:
     bench.run(0.1)
     assert results == []
     assert bench.engine.counters["configurations_proposed"] == 1
+
+
+# --- disks that were handed a log and never admitted
+
+
+def says_it_is_new(bench: Bench) -> bool:
+    *_, new = bench.links.events.hello()
+    return bool(new)
+
+
+def _learners(bench: Bench) -> list[bytes]:
+    configuration = bench.engine.membership.in_force
+    assert configuration is not None
+    return [member.disk_uuid for member in configuration.learners]
+
+
+def _outsider() -> Bench:
+    """An empty disk of c, which the first record names on another one."""
+    bench = Bench("c", found=False)
+    old_disk = bench.configuration().with_voter(MemberRecord("c", b"the old disk of c", "c", "c"))
+    bench.receive("a", bench.append(1, (1, 0), [(configuration_command(old_disk), 2, 0)], commit=2))
+    return bench
+
+
+def test_a_disk_whose_admission_was_cut_from_the_log_is_still_a_new_one() -> None:
+    bench = _outsider()
+    admission = configuration_command(
+        bench.configuration().without("c").with_learner(bench.member("c"))
+    )
+    bench.receive("a", bench.append(1, CONFIGURED, [(admission, 3, 1)]))
+    assert _learners(bench) == [disk_of("c")]
+    bench.receive("b", bench.append(2, CONFIGURED, [no_op(3, 2)], commit=3), run_s=0.3)
+    assert _learners(bench) == []
+    assert says_it_is_new(bench)
+    bench.crash()
+    bench.boot()
+    assert says_it_is_new(bench)
+
+
+def a_member_is_replaced_and_returns() -> None:
+    bench = _outsider()
+    with_it = bench.configuration().without("c").with_learner(bench.member("c"))
+    after_it = with_it.with_learner(MemberRecord("c", b"the next disk of", "c", "c"))
+    entries = [
+        (configuration_command(with_it), 3, 1),
+        (configuration_command(after_it), 4, 1),
+        *(event_entry(index, 1) for index in range(5, 9)),
+    ]
+    bench.receive("a", bench.append(1, CONFIGURED, entries[:1], commit=3), run_s=0.3)
+    assert not says_it_is_new(bench)
+    bench.receive("a", bench.append(1, (3, 1), entries[1:], commit=8), run_s=0.3)
+    bench.act(lambda: bench.storage.checkpoint(force=True))
+    bench.crash()
+    bench.boot()
+    assert not bench.engine.membership.is_member
+    promise(not says_it_is_new(bench), "a disk that was replaced could take its place back")
+
+
+def test_a_disk_that_was_replaced_does_not_call_itself_new() -> None:
+    a_member_is_replaced_and_returns()
+
+
+def test_that_needs_the_admission_to_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_in_memory(membership: Membership, _store: Store) -> None:
+        membership.was_member = True
+
+    monkeypatch.setattr(Membership, "_note_admission", only_in_memory)
+    with pytest.raises(BrokenPromise, match="take its place back"):
+        a_member_is_replaced_and_returns()
+
+
+def a_new_disk_knocks_that_was_handed_a_log() -> None:
+    bench = Bench()
+    bench.lead("b")
+    refusal = bench.hello("c", b"the new disk of c", new=True)
+    promise(refusal is None, "a disk that never was a member is refused as a removed one")
+    bench.run(0.1)
+    assert _learners(bench) == [b"the new disk of c"]
+
+
+def test_a_new_disk_that_was_handed_a_log_replaces_the_old_one() -> None:
+    a_new_disk_knocks_that_was_handed_a_log()
+
+
+def test_a_disk_that_was_a_member_before_does_not() -> None:
+    bench = Bench()
+    bench.lead("b")
+    assert bench.hello("c", b"the old disk of c") is RefusalReason.REMOVED
+
+
+def the_admission_of_a_wiped_node_is_cut() -> None:
+    """Simulation seed 682: a leader without a majority wrote it, and only the wiped node got it."""
+    cluster = started_cluster(count=5)
+    old_leader = leader_name(cluster)
+    wiped, *majority = others(cluster, old_leader)
+    cluster.kill(wiped)
+    cluster.wipe(wiped)
+    cluster.network.cut.update(_both_ways([old_leader, wiped], majority))
+    cluster.start(wiped)
+
+    def is_told() -> bool:
+        engine = cluster.engine(wiped)
+        return engine is not None and engine.membership.is_member
+
+    cluster.wait_for(is_told, 1.0, "the wiped node has the record of its admission")
+    cluster.wait_for(
+        lambda: any(engine.leader_ready for engine in map(cluster.engine, majority) if engine),
+        10.0,
+        "the majority has a leader",
+    )
+    write_and_wait(cluster, majority[0])
+    cluster.network.heal(sorted(cluster.network.cut))
+    # Its hello comes anew, now that it knows of the cluster.
+    for name in cluster.names:
+        cluster.network.reset(wiped, name)
+    try:
+        cluster.wait_for(lambda: _is_voter(cluster, wiped), 30.0, "the wiped node is a voter again")
+    except Violation as error:
+        raise BrokenPromise(str(error)) from error
+    settle(cluster)
+
+
+def _both_ways(left: list[str], right: list[str]) -> list[tuple[str, str]]:
+    pairs = [(a, b) for a in left for b in right]
+    return pairs + [(b, a) for a, b in pairs]
+
+
+def test_a_wiped_node_is_admitted_again_when_its_admission_was_cut() -> None:
+    the_admission_of_a_wiped_node_is_cut()
+
+
+def test_that_needs_more_than_to_know_of_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    hello = Contacts.hello
+
+    def new_if_blank(contacts: Contacts) -> Frame:
+        frame = hello(contacts)
+        return (*frame[:-1], frame[2] is None)
+
+    monkeypatch.setattr(Contacts, "hello", new_if_blank)
+    with pytest.raises(BrokenPromise, match="voter again"):
+        the_admission_of_a_wiped_node_is_cut()
+
+
+# --- nodes that no configuration file names
+
+
+def _added_node(cluster: SimulatedCluster) -> str:
+    """Start a node that nobody knows, and make it a voter."""
+    added = cluster.start_another()
+    leader = leader_name(cluster)
+    results: list[str] = []
+    engine = cluster.engine(leader)
+    assert engine is not None
+    cluster.run_as(
+        leader,
+        lambda: engine.admission.ask(
+            ADD,
+            added,
+            engine.now() + 30.0,
+            lambda code, _detail: results.append(code),
+            peer_address=added,
+            api_address=added,
+        ),
+    )
+    cluster.wait_for(lambda: bool(results), 30.0, "the node is added")
+    assert results == [""]
+    return added
+
+
+def a_voter_missed_that_a_node_was_added() -> None:
+    """And only the added node has all that was acknowledged, so only it can lead."""
+    cluster = started_cluster()
+    leader = leader_name(cluster)
+    behind, away = others(cluster, leader)
+    cluster.kill(away)
+    added = _added_node(cluster)
+    cluster.network.cut.update(_both_ways([behind], [leader, added]))
+    write(cluster, leader, b'"last"')
+    last = cluster.wait_for_leader().journal.last()[0] + 1
+
+    def has_it() -> bool:
+        engine = cluster.engine(added)
+        return engine is not None and engine.journal.durable_index == last
+
+    cluster.wait_for(has_it, 0.5, "the added node has the last entry")
+    cluster.kill(leader)
+    cluster.start(away)
+    cluster.network.heal(sorted(cluster.network.cut))
+    try:
+        assert cluster.wait_for_leader(30.0).identity.node_id == added
+    except Violation as error:
+        raise BrokenPromise(str(error)) from error
+    cluster.start(leader)
+    settle(cluster)
+    assert all(event_data(engine) == [b'"last"'] for engine in cluster.engines())
+
+
+def test_a_voter_that_missed_an_addition_can_vote_for_the_added_node() -> None:
+    a_voter_missed_that_a_node_was_added()
+
+
+def test_that_needs_the_added_node_to_introduce_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Peers, "introduce", lambda _self, _node_id, _address: False)
+    with pytest.raises(BrokenPromise, match="a leader is ready"):
+        a_voter_missed_that_a_node_was_added()
+
+
+def test_whoever_introduced_itself_is_dialled_and_counts_for_nothing() -> None:
+    bench = Bench()
+    assert bench.hello("d") is None
+    assert bench.links.peers["d"] == "d"
+    bench.connect("d")
+    bench.links.sent.clear()
+    term = bench.campaign_with("d", "b")
+    bench.receive("d", (int(Kind.VOTE), term))
+    votes_of_strangers = bench.leads
+    bench.receive("b", (int(Kind.VOTE), term))
+    assert (votes_of_strangers, bench.leads) == (False, True)
+    committed = bench.engine.raft.commit_index
+    bench.acknowledge("d")
+    assert bench.engine.raft.commit_index == committed
+    # Its pre-vote, its vote and its acknowledgement.
+    assert bench.engine.counters["strangers_frames"] == 3
+
+
+def test_a_member_that_was_removed_does_not_introduce_itself_to_the_leader() -> None:
+    bench = Bench()
+    bench.lead("b")
+    assert bench.hello("d") is RefusalReason.REMOVED
+
+
+def test_a_node_of_no_cluster_does_not_introduce_itself() -> None:
+    bench = Bench()
+    assert bench.hello("d", blank=True) is RefusalReason.UNKNOWN_NODE
+    assert "d" not in bench.links.peers
+
+
+def test_only_a_few_introduce_themselves_and_who_is_gone_makes_room() -> None:
+    bench = Bench()
+    strangers = [f"d{number}" for number in range(MOST_INTRODUCED)]
+    for stranger in strangers:
+        assert bench.hello(stranger) is None
+        bench.links.connected.add(stranger)
+    assert bench.hello("late") is RefusalReason.UNKNOWN_NODE
+    bench.disconnect(strangers[3])
+    assert bench.hello("late") is None
+    assert strangers[3] not in bench.links.peers
+    assert bench.engine.contacts.get(strangers[3]) is None
+    assert len(bench.links.peers) == 2 + MOST_INTRODUCED
+    assert bench.hello("x" * 1000) is RefusalReason.UNKNOWN_NODE

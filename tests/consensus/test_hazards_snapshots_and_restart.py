@@ -21,13 +21,14 @@ from pysyncobj.journal import FileJournal  # type: ignore[attr-defined]
 from node.consensus import engine
 from node.consensus.applying import StateBehindJournalError
 from node.consensus.journal import SegmentedJournal
-from node.consensus.membership import configuration_command
+from node.consensus.membership import Membership, configuration_command
 from node.consensus.messages import _SHAPES, Frame, Kind
 from node.consensus.replication import Replication
 from node.consensus.settings import EngineSettings
 from node.consensus.snapshots import ReceivedCopy, Snapshots
 from node.consensus.transport import Message
 from statemachine.machine import Machine
+from statemachine.store import Store
 from tests.consensus.bare_library import BareNode
 from tests.consensus.harness import (
     Bench,
@@ -381,6 +382,35 @@ def test_the_discarding_needs_the_log_to_be_looked_at(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Snapshots, "take_checked", take_checked)
     with pytest.raises(BrokenPromise, match="cut acknowledged entries"):
         the_log_overtakes_a_snapshot()
+
+
+def a_member_installs_a_snapshot_and_is_removed_later() -> None:
+    copy = Copy(20)
+    bench = Bench()
+    bench.receive("c", bench.append(1, (20, 1)))
+    bench.receive("c", copy.offer(1), *copy.chunks(), run_s=0.4)
+    assert bench.engine.counters["snapshots_installed"] == 1
+    removal = configuration_command(bench.configuration().without("a"))
+    bench.receive("c", bench.append(1, (20, 1), [(removal, 21, 1)], commit=21), run_s=0.4)
+    bench.act(lambda: bench.storage.checkpoint(force=True))
+    bench.crash()
+    bench.boot()
+    *_, new = bench.links.events.hello()
+    promise(not new, "a removed disk calls itself new after a snapshot")
+
+
+def test_a_snapshot_does_not_bring_another_nodes_past() -> None:
+    a_member_installs_a_snapshot_and_is_removed_later()
+
+
+def test_that_needs_the_own_past_to_be_noted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_snapshot(membership: Membership, store: Store) -> None:
+        membership._committed, membership._appended = None, []
+        membership.restore(store, ())
+
+    monkeypatch.setattr(Membership, "on_snapshot", on_snapshot)
+    with pytest.raises(BrokenPromise, match="calls itself new"):
+        a_member_installs_a_snapshot_and_is_removed_later()
 
 
 def test_a_snapshot_goes_on_where_it_stopped_when_the_connection_breaks() -> None:

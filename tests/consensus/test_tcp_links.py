@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from node.consensus.messages import PROTOCOL_VERSION, Frame, Kind, RefusalReason
 from node.consensus.tcp_links import TcpLinks
 
@@ -23,7 +25,7 @@ class Events:
 
     def hello(self) -> Frame:
         disk = self.node_id.encode() * 16
-        identity = (None, self.node_id, disk[:16], disk[:16], "")
+        identity = (None, self.node_id, disk[:16], disk[:16], "", "")
         return (int(Kind.HELLO), PROTOCOL_VERSION, *identity, 1, True)
 
     def admit(self, hello: Frame) -> RefusalReason | None:
@@ -130,3 +132,19 @@ async def test_a_probe_says_whether_anybody_listens() -> None:
     await until(lambda: len(answers) == 2)
     assert answers == [False, True]
     a.close()
+
+
+@pytest.mark.parametrize("address", ["", "b", ":1", "127.0.0.1:", "127.0.0.1:b", "127.0.0.1:99999"])
+async def test_a_peer_that_gave_no_address_is_reached_once_it_gives_one(address: str) -> None:
+    a, a_events, b, _ = await two_nodes()
+    await until(lambda: bool(a_events.connected))
+    reachable = a._addresses["b"]
+    a.set_peers({"c": address})
+    answers: list[bool] = []
+    a.probe("c", answers.append)
+    await until(lambda: len(answers) == 1)
+    assert answers == [False]
+    a.set_peers({"c": reachable})
+    await until(lambda: a.is_connected("c"))
+    a.close()
+    b.close()

@@ -54,6 +54,8 @@ class SimulatedCluster:
         self.settings = settings
         self.network = Network(world)
         self.names = [f"n{number}" for number in range(1, count + 1)]
+        self.configured = list(self.names)
+        """Whom the configuration file names, which is the same for all nodes."""
         self.nodes: dict[str, Node] = {}
         self.applied: dict[int, tuple[int, str]] = {}
         """What the first node to apply an index applied there: checksum, and the node's name."""
@@ -62,13 +64,25 @@ class SimulatedCluster:
         self.on_died: Callable[[str], None] = lambda _name: None
         world.on_process_stopped = self._on_process_stopped
         for name in self.names:
-            process = Process(name)
-            process.monotonic_offset_s = world.rng.uniform(0, 500)
-            process.drift = world.rng.uniform(0.98, 1.02)
-            process.wall_offset_ms = world.rng.randrange(-200, 200)
-            self.nodes[name] = Node(process, world.rng.randbytes(16))
+            self._make_node(name)
+
+    def _make_node(self, name: str) -> None:
+        rng = self.world.rng
+        process = Process(name)
+        process.monotonic_offset_s = rng.uniform(0, 500)
+        process.drift = rng.uniform(0.98, 1.02)
+        process.wall_offset_ms = rng.randrange(-200, 200)
+        self.nodes[name] = Node(process, rng.randbytes(16))
 
     # --- life
+
+    def start_another(self) -> str:
+        """Start a node that no configuration file names; return its name."""
+        name = f"n{len(self.names) + 1}"
+        self._make_node(name)
+        self.names.append(name)
+        self.start(name)
+        return name
 
     def start_all(self) -> None:
         for name in self.names:
@@ -93,7 +107,7 @@ class SimulatedCluster:
         try:
             engine = Engine(
                 identity,
-                {peer: peer for peer in self.names if peer != name},
+                {peer: peer for peer in self.configured if peer != name},
                 runtime,
                 node.disk,
                 SimulatedStorage(self.world, node.process, node.medium),
