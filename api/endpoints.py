@@ -11,7 +11,7 @@ from aiohttp import web
 
 from api.cluster import Consistency
 from api.replies import Reply
-from api.shapes import PageLimit
+from api.shapes import Cursor, PageLimit
 
 Handler = Callable[[web.Request], Awaitable[Reply]]
 
@@ -90,7 +90,7 @@ CONSISTENCY: Final = Parameter(
 
 PAGE: Final = (
     Parameter(name="limit", type=PageLimit, description="At most so many items; 100 unless given."),
-    Parameter(name="cursor", type=str, description="`nextCursor` of the page before."),
+    Parameter(name="cursor", type=Cursor, description="`nextCursor` of the page before."),
 )
 
 
@@ -125,6 +125,8 @@ class Endpoint:
     timed: bool = False
     """It takes `Tidelock-Timeout-Ms`."""
     media_type: str = "application/json"
+    streams: bool = False
+    """Its answer goes on until the client leaves, so that nothing may wait for its end."""
 
     def query_parameters(self) -> frozenset[str]:
         return frozenset(

@@ -24,15 +24,18 @@ Json = dict[str, Any]
 _STAMPS: Final[Json] = {
     "Tidelock-Node": {
         "description": "The node that answered.",
+        "required": True,
         "schema": {"type": "string"},
     },
     "Tidelock-Term": {
         "description": "The Raft term at that node.",
-        "schema": {"type": "integer"},
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
     },
     "Tidelock-Index": {
         "description": "The position in the log that the answer reflects, `entry.place`.",
-        "schema": {"type": "string"},
+        "required": True,
+        "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]+$"},
     },
 }
 
@@ -44,7 +47,11 @@ _REPLAYED: Final[Json] = {
 }
 
 _RETRY_AFTER: Final[Json] = {
-    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+    "Retry-After": {
+        "description": "Seconds to wait.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
 }
 
 _IDEMPOTENCY_KEY: Final[Json] = {
@@ -53,6 +60,10 @@ _IDEMPOTENCY_KEY: Final[Json] = {
     "description": "The same key with the same body is the same request, however often it is sent.",
     "schema": {"type": "string", "pattern": f"^[!-~]{{1,{GREATEST_KEY_LENGTH}}}$"},
 }
+
+
+STREAMS: Final = "x-streams"
+"""Says of an operation that its answer goes on until the client leaves."""
 
 
 def _timeout(settings: ApiSettings) -> Json:
@@ -125,6 +136,8 @@ def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json
         parameters.append(timeout)
     if parameters:
         operation["parameters"] = parameters
+    if endpoint.streams:
+        operation[STREAMS] = True
     if endpoint.body is not None:
         operation["requestBody"] = {
             "required": endpoint.body_required,

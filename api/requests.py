@@ -19,6 +19,7 @@ from api.settings import (
     GREATEST_PAGE,
     ApiSettings,
 )
+from api.shapes import PRINTABLE
 from statemachine.commands import IdempotencyKey
 
 CONTENT_TYPE: Final = istr("Content-Type")
@@ -29,6 +30,7 @@ TIMEOUT: Final = istr("Tidelock-Timeout-Ms")
 GREATEST_KEY_LENGTH: Final = 200
 DIGEST_BYTES: Final = 16
 
+_PRINTABLE: Final = re.compile(PRINTABLE)
 _VISIBLE_ASCII: Final = re.compile(rf"[!-~]{{1,{GREATEST_KEY_LENGTH}}}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,19}")
 _JSON_TYPE: Final = re.compile(
@@ -195,7 +197,7 @@ def name(path: str, text: str) -> str:
 
     Length is checked again in bytes: the state keeps names in keys of bounded size.
     """
-    if not text.isprintable() or not text:
+    if not text or not (text.isprintable() or _PRINTABLE.match(text)):
         refuse_field(path, "must be 1 or more printable characters")
     if len(text) > GREATEST_NAME_LENGTH or (
         not text.isascii() and len(text.encode(errors="replace")) > GREATEST_NAME_LENGTH

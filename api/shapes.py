@@ -7,11 +7,23 @@ from typing import Annotated, Final, Generic, TypeVar
 import msgspec
 
 from api.settings import GREATEST_NAME_LENGTH, GREATEST_PAGE
-
-PRINTABLE: Final = r"^[^\u0000-\u001F\u007F-\u00A0]*$"
+from statemachine.paging import GREATEST_CURSOR_LENGTH
 
 END: Final = r"$(?!\n)"
 """The end of a pattern: Python's `$` alone lets a last line feed pass."""
+
+_UNPRINTABLE: Final = (
+    r"\u0000-\u001F\u007F-\u009F"  # controls
+    r"\u00A0\u1680\u2000-\u200A\u202F\u205F\u3000"  # blanks that look like a space, or like nothing
+    r"\u00AD\u061C\u180E\u200B-\u200F\u2028-\u202E\u2060-\u206F\uFEFF"  # invisible
+    r"\uFFF9-\uFFFB\uFFFE\uFFFF"  # annotations, and no characters at all
+    "\U000e0000-\U000e007f"  # tags: text inside of text
+)
+
+PRINTABLE: Final = f"^[^{_UNPRINTABLE}]*{END}"
+"""What a name may consist of. Spelled out, because what Python calls printable differs from release
+to release, and a schema has no word for it.
+"""
 
 Name = Annotated[
     str,
@@ -29,6 +41,15 @@ Timestamp = Annotated[
         ge=0,
         le=2**63 - 1,
         description="A Lamport timestamp, written without fraction or exponent.",
+    ),
+]
+
+Cursor = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=GREATEST_CURSOR_LENGTH,
+        description="Where a page ended. Only lists make cursors.",
+        pattern=rf"^(?:[0-9a-f]{{2}})*{END}",
     ),
 ]
 

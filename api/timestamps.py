@@ -42,7 +42,10 @@ NO_DATA: Final = Raw(b"null")
 
 EventData = Annotated[
     Raw,
-    msgspec.Meta(description=f"Any JSON, at most {GREATEST_EVENT_DATA_BYTES} bytes as sent."),
+    msgspec.Meta(
+        description=f"Any JSON, at most {GREATEST_EVENT_DATA_BYTES} bytes as sent. Numbers have "
+        f"64 bits, nesting ends at {json_text.GREATEST_DEPTH}."
+    ),
 ]
 
 

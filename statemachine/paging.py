@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from statemachine import keys
 
 _GREATEST_BYTES: Final = keys.GREATEST_NAME_BYTES + 8
+
+GREATEST_CURSOR_LENGTH: Final = 2 * _GREATEST_BYTES
+"""Of a cursor as text: hexadecimal digits, two a byte."""
+
+_CURSOR: Final = re.compile(r"(?:[0-9a-f]{2})*")
 _NOT_OURS: Final = "cursor is not one that this list gave out; leave it out to begin anew"
 
 
@@ -20,10 +26,6 @@ def encode_cursor(position: bytes) -> str:
 
 def decode_cursor(cursor: str) -> bytes:
     """Raises: InvalidCursorError"""
-    try:
-        position = bytes.fromhex(cursor)
-    except ValueError as error:
-        raise InvalidCursorError(_NOT_OURS) from error
-    if len(position) > _GREATEST_BYTES:
+    if len(cursor) > GREATEST_CURSOR_LENGTH or _CURSOR.fullmatch(cursor) is None:
         raise InvalidCursorError(_NOT_OURS)
-    return position
+    return bytes.fromhex(cursor)

@@ -9,9 +9,12 @@ import pytest
 from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from api import openapi
 from api.app import build_app
+from api.endpoints import Endpoint
 from api.errors import KINDS
 from api.metrics import Metrics
+from api.replies import Reply
 from api.settings import ApiSettings
 from tests.integration.local_cluster import LocalCluster, LocalRouting
 from tests.integration.serving import serving
@@ -116,6 +119,29 @@ async def test_unknown_fields_of_a_body_are_ruled_out_in_the_document_too(
     schemas = document["components"]["schemas"]
     for name in ("EventBody", "SyncBody", "JoinBody", "BatchBody", "MemberBody", "EventOperation"):
         assert schemas[name]["additionalProperties"] is False
+
+
+def test_an_operation_that_streams_says_so() -> None:
+    async def serve(_: web.Request) -> Reply:
+        raise NotImplementedError
+
+    endpoints = [
+        Endpoint(
+            method="GET",
+            path=f"/{operation}",
+            operation=operation,
+            summary="",
+            tag="",
+            handler=serve,
+            answer=None,
+            media_type="text/event-stream",
+            streams=operation == "watch",
+        )
+        for operation in ("watch", "look")
+    ]
+    paths = openapi.document(endpoints, "1", ApiSettings())["paths"]
+    assert paths["/watch"]["get"][openapi.STREAMS] is True
+    assert openapi.STREAMS not in paths["/look"]["get"]
 
 
 async def test_operations_have_names_of_their_own(document: Any) -> None:
