@@ -92,11 +92,12 @@ class Process:
         engine.notices.on_configuration.append(
             lambda record: self._members_changed(monitor, record)
         )
+        # Before it can be asked: without its membership a node passes for an empty one.
+        engine.start()
         await links.listen(config.node.peer_address.host, config.node.peer_address.port)
         metrics = Metrics()
         metrics.registry.register(EngineCollector(engine, storage))
         runner = await self._serve_api(cluster, monitor, metrics)
-        engine.start()
         monitor.start()
         housekeeping.start()
         scrub.start()
