@@ -59,7 +59,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "CLOCK_OVERFLOW": ProblemKind(409, "The clock cannot hold the timestamp"),
     "SEQUENCE_EXHAUSTED": ProblemKind(409, "The sequence has too few numbers left"),
-    "WAIT_CANCELLED": ProblemKind(409, "The wait was ended before its turn"),
+    "LOCK_HELD": ProblemKind(409, "The lock is held"),
+    "LOCK_UPGRADE_REFUSED": ProblemKind(409, "A shared lock cannot be made exclusive"),
+    "FENCING_TOKEN_STALE": ProblemKind(409, "The fencing token is not that of a lease"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
     "VERSION_UNKNOWN": ProblemKind(409, "No node knows this version"),
     "ALREADY_MEMBER": ProblemKind(409, "The node belongs to the cluster already"),
@@ -81,6 +83,8 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "IDEMPOTENCY_TABLE_FULL": ProblemKind(
         429, "No more idempotency keys can be remembered now", retryable=True
     ),
+    "LOCK_QUEUE_FULL": ProblemKind(429, "No more can wait for the lock now", retryable=True),
+    "LOCK_TABLE_FULL": ProblemKind(429, "No more locks can be held now", retryable=True),
     "SESSION_WINDOW_EXCEEDED": ProblemKind(
         429, "The node has more requests under way than it can take", retryable=True
     ),

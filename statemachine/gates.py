@@ -32,6 +32,10 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.TickHybridClock: 1,
     commands.ObserveHybridTime: 1,
     commands.AdvanceSequence: 1,
+    commands.AcquireLock: 1,
+    commands.RenewLock: 1,
+    commands.ReleaseLock: 1,
+    commands.AbandonLock: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

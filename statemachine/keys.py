@@ -11,6 +11,10 @@
     T  due  kind  id                         a timer
     Q  name\\0                                a sequence: the last number taken
     W  entry  place                          a ticket: a wait, or what it came to
+    K l  name\\0                              a lock
+    K s  name\\0  token                       one who shares it
+    K o  name\\0  owner                    -> token         the same by its name
+    K w  name\\0  entry place                 one who waits for it
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -42,6 +46,10 @@ IDEMPOTENCY: Final = b"I"
 TIMER: Final = b"T"
 TICKET: Final = b"W"
 SEQUENCE: Final = b"Q"
+LOCK: Final = b"Kl"
+LOCK_SHARED: Final = b"Ks"
+LOCK_OWNER: Final = b"Ko"
+LOCK_QUEUE: Final = b"Kw"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

@@ -17,6 +17,7 @@ from statemachine.change_log import ChangeLog
 from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
 from statemachine.commands import AnyCommand, FireTimers, Request, Unit
 from statemachine.idempotency import IdempotencyTable
+from statemachine.locks import Locks
 from statemachine.members import Participants, join, leave
 from statemachine.outcomes import (
     Applied,
@@ -35,7 +36,7 @@ from statemachine.sequences import advance
 from statemachine.sessions import Sessions
 from statemachine.state import UnsupportedStateError, encode_state, load_state
 from statemachine.store import Store
-from statemachine.tickets import LEAST_KEPT_MS, Tickets
+from statemachine.tickets import LEAST_KEPT_MS, Ticket, TicketKind, Tickets
 from statemachine.timers import TimerKind
 from statemachine.timestamps import EventRecorder
 from statemachine.write_buffer import WriteBuffer
@@ -85,11 +86,6 @@ _TICKET_NOT_FOUND: Final = Rejected(
     "No wait has this ticket: there never was one, or its outcome is no longer kept.",
 )
 
-_WAIT_CANCELLED: Final = Rejected(
-    RejectionCode.WAIT_CANCELLED,
-    "The wait was ended before its turn came; nothing was done. Ask again.",
-)
-
 
 class Machine:
     """Applies entries to `store`, whose rows of `statemachine.keys` nobody else may write.
@@ -118,6 +114,7 @@ class Machine:
         self._writes = WriteBuffer(self._store)
         self._changes = ChangeLog(state, self._writes)
         self._tickets = Tickets(state, self._writes, self._changes)
+        self._locks = Locks(state, self._writes, self._changes, self._tickets)
         self._participants = Participants(state, self._writes, self._changes)
         self._sessions = Sessions(state, self._writes)
         self._remembered = IdempotencyTable(state, self._writes)
@@ -170,6 +167,16 @@ class Machine:
     def idempotency_count(self) -> int:
         """Remembered idempotency keys."""
         return self._state.idempotency_count
+
+    @property
+    def lock_count(self) -> int:
+        """Locks that are held, or were released just now."""
+        return self._state.lock_count
+
+    @property
+    def lock_wait_count(self) -> int:
+        """Acquires that wait for their turn."""
+        return self._state.lock_wait_count
 
     @property
     def digest(self) -> bytes:
@@ -362,6 +369,14 @@ class Machine:
                 return hybrid_clock.observe(state, command)
             case commands.AdvanceSequence():
                 return advance(self._writes, command)
+            case commands.AcquireLock():
+                return self._locks.acquire(command, place)
+            case commands.RenewLock():
+                return self._locks.renew(command, place)
+            case commands.ReleaseLock():
+                return self._locks.release(command, place)
+            case commands.AbandonLock():
+                return self._locks.abandon(command, place)
             case _:
                 assert_never(command)
 
@@ -380,13 +395,22 @@ class Machine:
                 case TimerKind.SESSION_EXPIRY:
                     self._sessions.expire(due_ms, timer_id)
                 case TimerKind.WAIT_DEADLINE:
-                    self._end_wait(Position(*keys.unpack_event(timer_id)), place)
+                    self._pass_deadline(Position(*keys.unpack_event(timer_id)), place)
                 case TimerKind.TICKET_EXPIRY:
                     self._tickets.forget(due_ms, timer_id)
+                case TimerKind.LOCK_EXPIRY:
+                    self._locks.expire(timer_id, place)
+                case TimerKind.LOCK_RELEASE_FORGOTTEN:
+                    self._locks.forget_release(timer_id, place)
                 case unknown:
                     assert_never(unknown)
             fired += 1
         return Applied(TimersFired(fired=fired))
+
+    def _pass_deadline(self, position: Position, place: int) -> None:
+        ticket = self._tickets.get(position)
+        assert ticket is not None, "a wait's deadline is disarmed with it"
+        self._end_wait(position, ticket, place)
 
     def _cancel_wait(self, position: Position, place: int) -> Outcome:
         ticket = self._tickets.get(position)
@@ -394,9 +418,13 @@ class Machine:
             return _TICKET_NOT_FOUND
         waits = ticket.outcome is None
         if waits:
-            self._end_wait(position, place)
+            self._end_wait(position, ticket, place)
         return Applied(WaitCancelled(cancelled=waits))
 
-    def _end_wait(self, position: Position, place: int) -> None:
+    def _end_wait(self, position: Position, ticket: Ticket, place: int) -> None:
         """End a wait whose turn has not come."""
-        self._tickets.settle(position, _WAIT_CANCELLED, place)
+        match ticket.kind:
+            case TicketKind.LOCK:
+                self._locks.end_wait(position, ticket, place)
+            case unknown:
+                assert_never(unknown)

@@ -43,6 +43,12 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Rows of the change log."""
     compacted: Position = Position(0, 0)
     """The greatest position of which a change or a stored event was trimmed."""
+    fencing_token: int = 0
+    """The last one given, of all locks."""
+    lock_count: int = 0
+    """Rows of locks."""
+    lock_wait_count: int = 0
+    """Who waits for a lock, in all queues together."""
     checkpoint_index: int = 0
     """The entry whose digest nodes compare; 0 before the first."""
     checkpoint_digest: bytes = b""

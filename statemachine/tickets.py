@@ -41,7 +41,7 @@ class TicketKind(enum.IntEnum):
 class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A wait."""
 
-    kind: int
+    kind: TicketKind
     reference: bytes
     """Where the wait is queued, as its kind understands it."""
     deadline_ms: int

@@ -28,6 +28,10 @@ class TimerKind(enum.IntEnum):
     """The id is the ticket's packed position."""
     TICKET_EXPIRY = 4
     """The same, of a ticket whose wait has ended."""
+    LOCK_EXPIRY = 10
+    """The id is the lock's terminated name and the packed token of the lease."""
+    LOCK_RELEASE_FORGOTTEN = 11
+    """The id is the lock's terminated name."""
 
 
 def arm(writes: WriteBuffer, due_ms: int, kind: TimerKind, timer_id: bytes) -> None:

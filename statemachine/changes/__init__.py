@@ -6,7 +6,19 @@ kept as long as events are.
 
 from statemachine.changes.change import Change
 from statemachine.changes.cluster import ParticipantJoined, ParticipantLeft, RoutingChanged
+from statemachine.changes.locks import LockExpired, LockGranted, LockReleased
 
-AnyChange = ParticipantJoined | ParticipantLeft | RoutingChanged
+AnyChange = (
+    ParticipantJoined | ParticipantLeft | RoutingChanged | LockGranted | LockReleased | LockExpired
+)
 
-__all__ = ["AnyChange", "Change", "ParticipantJoined", "ParticipantLeft", "RoutingChanged"]
+__all__ = [
+    "AnyChange",
+    "Change",
+    "LockExpired",
+    "LockGranted",
+    "LockReleased",
+    "ParticipantJoined",
+    "ParticipantLeft",
+    "RoutingChanged",
+]

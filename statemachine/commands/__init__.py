@@ -27,6 +27,7 @@ from statemachine.commands.housekeeping import (
     TrimEvents,
 )
 from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
+from statemachine.commands.locks import AbandonLock, AcquireLock, ReleaseLock, RenewLock
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.timestamps import (
@@ -39,6 +40,8 @@ from statemachine.commands.timestamps import (
 __all__ = [
     "ENTRY_FORMAT",
     "MAX_ENTRY_BYTES",
+    "AbandonLock",
+    "AcquireLock",
     "ActivateVersion",
     "AdvanceSequence",
     "AnyCommand",
@@ -52,6 +55,8 @@ __all__ = [
     "LeaveParticipant",
     "ObserveHybridTime",
     "RecordEvent",
+    "ReleaseLock",
+    "RenewLock",
     "Request",
     "ReserveTimestamps",
     "SyncClock",

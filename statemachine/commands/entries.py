@@ -15,6 +15,7 @@ from statemachine.commands.housekeeping import (
     TrimEvents,
 )
 from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
+from statemachine.commands.locks import AbandonLock, AcquireLock, ReleaseLock, RenewLock
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.timestamps import (
@@ -44,6 +45,10 @@ AnyCommand = (
     | TickHybridClock
     | ObserveHybridTime
     | AdvanceSequence
+    | AcquireLock
+    | RenewLock
+    | ReleaseLock
+    | AbandonLock
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

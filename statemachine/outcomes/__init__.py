@@ -24,6 +24,7 @@ from statemachine.outcomes.housekeeping import (
     WaitCancelled,
 )
 from statemachine.outcomes.hybrid_clock import HybridClockTicked
+from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.sequences import SequenceAdvanced
@@ -38,7 +39,10 @@ __all__ = [
     "EventRecorded",
     "EventsTrimmed",
     "HybridClockTicked",
+    "LockAbandoned",
+    "LockGranted",
     "LockHolder",
+    "LockReleased",
     "Outcome",
     "ParticipantChanged",
     "Pending",

@@ -15,6 +15,7 @@ from statemachine.outcomes.housekeeping import (
     WaitCancelled,
 )
 from statemachine.outcomes.hybrid_clock import HybridClockTicked
+from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
@@ -32,6 +33,9 @@ AnyResult = (
     | TimestampsReserved
     | HybridClockTicked
     | SequenceAdvanced
+    | LockGranted
+    | LockReleased
+    | LockAbandoned
 )
 
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
+    AcquireLock,
     AnyCommand,
     FireTimers,
     IdempotencyKey,
     RecordEvent,
+    ReleaseLock,
+    RenewLock,
     Request,
     SyncClock,
 )
@@ -18,7 +21,10 @@ from statemachine.memory_store import MemoryStore
 from statemachine.outcomes import (
     Applied,
     EventRecorded,
+    LockGranted,
     Outcome,
+    Pending,
+    Position,
     Rejected,
     RejectionCode,
     RequestOutcome,
@@ -47,6 +53,25 @@ def sync(node_id: str, timestamp: int, source_node_id: str = "b") -> SyncClock:
     )
 
 
+def acquire(
+    name: str = "l",
+    owner: str = "a",
+    *,
+    mode: str = "EXCLUSIVE",
+    ttl_ms: int = MINUTE_MS,
+    wait_ms: int = 0,
+) -> AcquireLock:
+    return AcquireLock(name=name, owner=owner, mode=mode, ttl_ms=ttl_ms, wait_ms=wait_ms)
+
+
+def renew(token: int, owner: str = "a", name: str = "l") -> RenewLock:
+    return RenewLock(name=name, owner=owner, fencing_token=token)
+
+
+def release(token: int, owner: str = "a", name: str = "l") -> ReleaseLock:
+    return ReleaseLock(name=name, owner=owner, fencing_token=token)
+
+
 def key(
     text: str = "k", *, principal: str = "p", digest: bytes = b"d" * 16, ttl_ms: int = 3_600_000
 ) -> IdempotencyKey:
@@ -63,6 +88,19 @@ def recorded(outcome: Outcome) -> EventRecorded:
     found = result(outcome)
     assert isinstance(found, EventRecorded)
     return found
+
+
+def granted(outcome: Outcome | None) -> LockGranted:
+    assert outcome is not None
+    found = result(outcome)
+    assert isinstance(found, LockGranted)
+    return found
+
+
+def ticket(outcome: Outcome) -> Position:
+    """Return the ticket of a command that waits."""
+    assert isinstance(outcome, Pending), outcome
+    return outcome.ticket
 
 
 def code(outcome: Outcome) -> RejectionCode:

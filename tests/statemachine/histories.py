@@ -6,9 +6,12 @@ import random
 
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
+    AbandonLock,
+    AcquireLock,
     ActivateVersion,
     AdvanceSequence,
     AnyCommand,
+    CancelWait,
     ChangeRouting,
     FireTimers,
     IdempotencyKey,
@@ -16,12 +19,15 @@ from statemachine.commands import (
     LeaveParticipant,
     ObserveHybridTime,
     RecordEvent,
+    ReleaseLock,
+    RenewLock,
     Request,
     ReserveTimestamps,
     SyncClock,
     TickHybridClock,
     TrimEvents,
 )
+from statemachine.outcomes import Position
 from statemachine.timers import TimerKind
 
 NAMES = ["a", "b", "c", "a\0", "名"]
@@ -69,7 +75,7 @@ def _request(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> Request:
 
 def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
     name = drawn.choice(NAMES)
-    match drawn.randrange(16):
+    match drawn.randrange(24):
         case 0 | 1 | 2 | 3:
             return RecordEvent(node_id=name, event_type="t", event_data=b"1" * drawn.randrange(9))
         case 4 | 5:
@@ -105,8 +111,32 @@ def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
         case 14:
             upto = wall_ms + drawn.randrange(3_000) << 18
             return ReserveTimestamps(term=drawn.choice([1, 1, 2]), upto=upto)
-        case _:
+        case 15:
             return FireTimers(timers=_timers(drawn, elapsed_ms))
+        case _:
+            return _lock_command(drawn, name)
+
+
+def _lock_command(drawn: random.Random, name: str) -> AnyCommand:
+    owner, token = drawn.choice("xyz"), drawn.randrange(20)
+    position = Position(drawn.randrange(100), drawn.randrange(3))
+    match drawn.randrange(8):
+        case 0:
+            return RenewLock(name=name, owner=owner, fencing_token=token)
+        case 1:
+            return ReleaseLock(name=name, owner=owner, fencing_token=token)
+        case 2:
+            return AbandonLock(name=name, owner=owner, acquire=position)
+        case 3:
+            return CancelWait(ticket=position)
+        case _:
+            return AcquireLock(
+                name=name,
+                owner=owner,
+                mode=drawn.choice(["EXCLUSIVE", "SHARED", "SHARED", "?"]),
+                ttl_ms=drawn.choice([50, 4_000, 900_000]),
+                wait_ms=drawn.choice([0, 50, 4_000, 900_000]),
+            )
 
 
 def _timers(drawn: random.Random, elapsed_ms: int) -> tuple[tuple[int, int, bytes], ...]:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from statemachine import gates, idempotency, keys, timers
+from statemachine import gates, idempotency, keys, locks, timers
 from statemachine import machine as machine_module
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
+    AbandonLock,
     ActivateVersion,
     AdvanceSequence,
+    CancelWait,
     ChangeRouting,
     Command,
     FireTimers,
@@ -29,14 +31,24 @@ from statemachine.commands import (
 )
 from statemachine.machine import DIGEST_INTERVAL, Machine
 from statemachine.memory_store import MemoryStore
-from statemachine.outcomes import UnitOutcome
-from tests.statemachine.building import START_MS, Log, key, record, sync
+from statemachine.outcomes import Position, UnitOutcome
+from tests.statemachine.building import (
+    START_MS,
+    Log,
+    acquire,
+    key,
+    record,
+    release,
+    renew,
+    sync,
+)
 from tests.statemachine.histories import random_log
+from tests.statemachine.lock_invariants import assert_locks_intact
 
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "9b50bf92d50aee4e20ca2f63ebc9e5c06dbad06dc20329c99cd709c86a2a306d"
+GOLDEN_DIGEST = "5c9b131d7d3796c6bfcb268922bbdf960414c95475f4d3d461df3653dd1c439b"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:
@@ -72,8 +84,10 @@ def test_a_log_that_fires_timers_leaves_little_behind(seed: int) -> None:
     assert prefixes >= {b"M", b"P", b"R", b"S", b"U", b"T"}
     keyed = [key for key, _ in store.items() if key[:1] in b"I"]
     sessions = [key for key, _ in store.items() if key[:1] in b"S"]
+    tickets = [key for key, _ in store.items() if key[:1] in b"W"]
     armed = [key for key, _ in store.items() if key[:1] in b"T"]
-    assert len(armed) == len(keyed) + len(sessions)
+    leases = assert_locks_intact(store)
+    assert len(armed) == len(keyed) + len(sessions) + len(tickets) + len(leases)
     assert Machine(store).idempotency_count == len(keyed)
     assert Machine(store).event_count == len([key for key, _ in store.items() if key[:1] in b"e"])
 
@@ -144,6 +158,22 @@ def test_hash_seeds_do_not_matter() -> None:
     assert len(set(digests[0])) == len(SEEDS)
 
 
+def use_locks(log: Log) -> None:
+    """Everything that locks can answer."""
+    log.send(acquire("l", "a", ttl_ms=700), acquire("l", "b"), acquire("l", "b", wait_ms=50))
+    log.send(acquire("l", "c", wait_ms=9_000), acquire("l", "d", mode="SHARED", wait_ms=9_000))
+    log.send(renew(1), renew(2), release(1), release(1), release(2), release(2, "b"))
+    log.send(acquire("s", "a", mode="SHARED"), acquire("s", "b", mode="SHARED"))
+    log.send(acquire("s", "a"), acquire("s", "c", wait_ms=100), acquire("s", "c", mode="?"))
+    log.send(acquire(""), acquire(ttl_ms=0), acquire(wait_ms=-1))
+    log.wait(800)
+    log.fire_due()
+    waiting = log.send(acquire("s", "d", wait_ms=100), acquire("f", "d")).position
+    log.do(AbandonLock(name="s", owner="d", acquire=waiting))
+    log.do(AbandonLock(name="f", owner="d", acquire=Position(waiting.entry, 1)))
+    log.do(CancelWait(ticket=waiting))
+
+
 def test_the_digest_never_changes_between_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another digest means other bytes in the store: nodes of two releases would part.
 
@@ -167,6 +197,11 @@ def test_the_digest_never_changes_between_releases(monkeypatch: pytest.MonkeyPat
     log.send(record(), idempotency=key("k" * 500))
     log.send(record(), expires_at_ms=-1)
     log.send(record(), expires_at_ms=2**40)
+    use_locks(log)
+    with monkeypatch.context() as patched:
+        patched.setattr(locks, "GREATEST_QUEUE", 0)
+        patched.setattr(locks, "GREATEST_LOCKS", 0)
+        log.send(acquire("f", "a"), acquire("s", "e", wait_ms=1))
     log.unit(5_000, [log.request(record())])
     log.unit(0, [log.request(record())])
     log.wait(5_000_000)

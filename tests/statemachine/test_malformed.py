@@ -11,6 +11,7 @@ from statemachine.machine import Machine
 from statemachine.memory_store import MemoryStore
 from tests.statemachine.building import SESSION, Log, record
 from tests.statemachine.histories import random_log
+from tests.statemachine.lock_invariants import assert_locks_intact
 
 ENTRIES = random_log(3, 40)
 
@@ -26,7 +27,8 @@ def assert_intact(store: MemoryStore) -> None:
         assert sorted(value for _, value in by_prefix.get(references, [])) == events
     assert machine.event_count == len(events)
     assert machine.idempotency_count == len(by_prefix.get(b"I", []))
-    expiring = [key[1:] for prefix in (b"I", b"S") for key, _ in by_prefix.get(prefix, [])]
+    expiring = [key[1:] for prefix in (b"I", b"S", b"W") for key, _ in by_prefix.get(prefix, [])]
+    expiring += [timer_id for _, _, timer_id in assert_locks_intact(store)]
     assert sorted(key[10:] for key, _ in by_prefix.get(b"T", [])) == sorted(expiring)
     sessions = {key[1:] for key, _ in by_prefix.get(b"S", [])}
     assert {key[1:17] for key, _ in by_prefix.get(b"U", [])} <= sessions

@@ -8,6 +8,7 @@ import pytest
 
 from statemachine import gates
 from statemachine.commands import (
+    AbandonLock,
     ActivateVersion,
     AdvanceSequence,
     AnyCommand,
@@ -26,7 +27,17 @@ from statemachine.commands import (
 from statemachine.machine import Machine
 from statemachine.outcomes import Applied, Position, Rejected, RejectionCode, VersionActivated
 from statemachine.state import MachineState, UnsupportedStateError, encode_state
-from tests.statemachine.building import START_MS, Log, code, record, result, sync
+from tests.statemachine.building import (
+    START_MS,
+    Log,
+    acquire,
+    code,
+    record,
+    release,
+    renew,
+    result,
+    sync,
+)
 
 NEWEST = 4
 VERSIONS = range(1, NEWEST + 1)
@@ -48,6 +59,10 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         TickHybridClock(),
         ObserveHybridTime(timestamp=5, max_skew_ms=0),
         AdvanceSequence(name="s", count=1),
+        acquire(),
+        renew(1),
+        release(1),
+        AbandonLock(name="l", owner="a", acquire=Position(1, 0)),
     )
 }
 
@@ -78,14 +93,14 @@ def test_a_command_is_done_exactly_from_its_version_on(
 ) -> None:
     log.do(ActivateVersion(version=active))
     monkeypatch.setitem(gates.SINCE, kind, since)
-    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRITQ"]
+    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQW"]
     outcome = log.do(SAMPLES[kind])
     if active >= since:
         refused = isinstance(outcome, Rejected) and outcome.code
         assert refused is not RejectionCode.VERSION_NOT_ACTIVE
     else:
         assert code(outcome) is RejectionCode.VERSION_NOT_ACTIVE
-        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRITQ"] == rows
+        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQW"] == rows
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,10 @@ import pytest
 
 from node import change_feed
 from node.change_feed import ChangeFeed
-from statemachine.change_log import ChangeLog, CompactedError
+from statemachine.change_log import CompactedError
 from statemachine.commands import CancelWait, JoinParticipant, TrimChanges
 from statemachine.outcomes import Position, Rejected
-from statemachine.state import load_state
-from statemachine.tickets import TicketKind, Tickets
-from statemachine.write_buffer import WriteBuffer
-from tests.statemachine.building import Log, record
+from tests.statemachine.building import Log, acquire, record, ticket
 
 BEGINNING = Position(0, 0)
 
@@ -42,13 +39,8 @@ class Node:
             after = page.upto
 
     def open_ticket(self) -> Position:
-        self.log.tick()
-        state = load_state(self.log.store)
-        writes = WriteBuffer(self.log.store)
-        log = ChangeLog(state, writes)
-        pending = Tickets(state, writes, log).open(0, TicketKind.LOCK, b"name", 60_000)
-        writes.flush()
-        return pending.ticket
+        self.log.do(acquire("l", "holder"))
+        return ticket(self.log.do(acquire("l", "waiter", wait_ms=60_000)))
 
 
 @pytest.fixture
@@ -109,24 +101,24 @@ async def test_what_was_trimmed_is_refused_and_the_rest_is_read(node: Node) -> N
 
 
 async def test_a_ticket_is_answered_when_its_wait_ends(node: Node) -> None:
-    ticket = node.open_ticket()
-    first = asyncio.create_task(node.feed.settled(ticket))
-    second = asyncio.create_task(node.feed.settled(ticket))
+    waited = node.open_ticket()
+    first = asyncio.create_task(node.feed.settled(waited))
+    second = asyncio.create_task(node.feed.settled(waited))
     await asyncio.sleep(0)
     node.join(9)
-    node.log.do(CancelWait(ticket=ticket))
+    node.log.do(CancelWait(ticket=waited))
     node.feed.on_applied()
     for task in (first, second):
         assert isinstance(await asyncio.wait_for(task, 5), Rejected)
-    assert isinstance(await node.feed.settled(ticket), Rejected)
+    assert isinstance(await node.feed.settled(waited), Rejected)
 
 
 async def test_a_ticket_is_answered_though_the_log_went_past_it(node: Node) -> None:
-    ticket = node.open_ticket()
-    waiting = asyncio.create_task(node.feed.settled(ticket))
+    waited = node.open_ticket()
+    waiting = asyncio.create_task(node.feed.settled(waited))
     await asyncio.sleep(0)
     # As when a snapshot is installed: the end of the wait is no longer among the changes.
-    node.log.do(CancelWait(ticket=ticket))
+    node.log.do(CancelWait(ticket=waited))
     node.log.do(TrimChanges(before_wall_ms=0, keep=0, limit=10))
     node.feed.on_applied()
     assert isinstance(await asyncio.wait_for(waiting, 5), Rejected)

@@ -63,6 +63,16 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     (commands.TickHybridClock(), "911f"),
     (commands.ObserveHybridTime(timestamp=300, max_skew_ms=5), "9320cd012c05"),
     (commands.AdvanceSequence(name="n", count=5), "9321a16e05"),
+    (
+        commands.AcquireLock(name="l", owner="o", mode="SHARED", ttl_ms=300, wait_ms=5),
+        "9632a16ca16fa6534841524544cd012c05",
+    ),
+    (commands.RenewLock(name="l", owner="o", fencing_token=7), "9433a16ca16f07"),
+    (commands.ReleaseLock(name="l", owner="o", fencing_token=7), "9434a16ca16f07"),
+    (
+        commands.AbandonLock(name="l", owner="o", acquire=Position(300, 4)),
+        "9435a16ca16f92cd012c04",
+    ),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -83,6 +93,17 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
     (outcomes.TimestampsReserved(after=5, upto=300), "931e05cd012c"),
     (outcomes.HybridClockTicked(hlc=300), "921fcd012c"),
     (outcomes.SequenceAdvanced(name="n", first=5, last=7), "9421a16e0507"),
+    (
+        outcomes.LockGranted(
+            name="l", owner="o", mode="SHARED", fencing_token=7, expires_at_ms=300
+        ),
+        "9632a16ca16fa653484152454407cd012c",
+    ),
+    (
+        outcomes.LockReleased(name="l", owner="o", fencing_token=7, released=True),
+        "9533a16ca16f07c3",
+    ),
+    (outcomes.LockAbandoned(cancelled=True, released=False), "9334c3c2"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
