@@ -28,7 +28,7 @@ from api.endpoints import Endpoint
 from api.errors import INTERNAL, Problem, of_exception
 from api.metrics import Metrics, RouteMetrics
 from api.replies import Replies, Reply
-from api.requests import refuse_unknown_parameters
+from api.requests import idempotency_key, refuse_unknown_parameters
 from api.routing import RoutingView
 from api.service import Service
 from api.settings import ApiSettings
@@ -127,12 +127,15 @@ def _wrap(
 ) -> _Serve:
     handler = endpoint.handler
     known = endpoint.query_parameters()
+    keyed = endpoint.keyed
 
     async def serve(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
         try:
             if "?" in request.raw_path:
                 refuse_unknown_parameters(request, known)
+            if keyed:
+                idempotency_key(request)
             reply = await handler(request)
         except asyncio.CancelledError:
             raise

@@ -122,6 +122,8 @@ class Endpoint:
     """It takes `Idempotency-Key`, and a repetition answers `Idempotency-Replayed`."""
     keyed: bool = False
     """It takes `Idempotency-Key`, but doing it twice is harmless by its nature."""
+    ignores_key: bool = False
+    """It looks at no `Idempotency-Key`: who asks again is to get a new answer."""
     timed: bool = False
     """It takes `Tidelock-Timeout-Ms`."""
     media_type: str = "application/json"

@@ -117,7 +117,7 @@ def endpoints(service: Service) -> list[Endpoint]:
             body_required=False,
             answer=HybridTime,
             errors=(*BODY_ERRORS, *KEYLESS_WRITE_ERRORS, "CLOCK_OVERFLOW"),
-            keyed=True,
+            ignores_key=True,
             timed=True,
         ),
         Endpoint(

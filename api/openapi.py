@@ -62,6 +62,12 @@ _IDEMPOTENCY_KEY: Final[Json] = {
 }
 
 
+_IGNORED_KEY: Final[Json] = {
+    **_IDEMPOTENCY_KEY,
+    "description": "Ignored: who asks again gets a new answer.",
+    "schema": {"type": "string"},
+}
+
 STREAMS: Final = "x-streams"
 """Says of an operation that its answer goes on until the client leaves."""
 
@@ -132,6 +138,8 @@ def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json
     parameters = [_parameter(parameter, endpoint, described) for parameter in endpoint.parameters]
     if endpoint.writes or endpoint.keyed:
         parameters.append(_IDEMPOTENCY_KEY)
+    elif endpoint.ignores_key:
+        parameters.append(_IGNORED_KEY)
     if endpoint.timed:
         parameters.append(timeout)
     if parameters:

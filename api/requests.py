@@ -117,7 +117,7 @@ async def _read_body(request: web.Request, settings: ApiSettings) -> bytes:
 
 def timeout_ms(request: web.Request, settings: ApiSettings) -> int:
     """Return the request's deadline, milliseconds from now."""
-    text = request.headers.get(TIMEOUT)
+    text = _header(request, TIMEOUT)
     if text is None:
         return settings.default_timeout_ms
     timeout = _number(text)
@@ -133,18 +133,32 @@ def idempotency(request: web.Request, body: bytes, settings: ApiSettings) -> Ide
     The digest is over the body as sent, before defaults are filled in: a retry through another
     node is the same request although that node's defaults differ.
     """
-    key = request.headers.get(IDEMPOTENCY_KEY)
+    key = idempotency_key(request)
     if key is None:
         return None
-    if _VISIBLE_ASCII.fullmatch(key) is None:
-        refuse_field(
-            str(IDEMPOTENCY_KEY), f"must be 1 to {GREATEST_KEY_LENGTH} visible ASCII characters"
-        )
     asked = blake2b(f"{request.method} {request.path}\n".encode(), digest_size=DIGEST_BYTES)
     asked.update(body)
     return IdempotencyKey(
         principal="", key=key, digest=asked.digest(), ttl_ms=settings.idempotency_ttl_ms
     )
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """Return the client's key, None when it sent none."""
+    key = _header(request, IDEMPOTENCY_KEY)
+    if key is not None and _VISIBLE_ASCII.fullmatch(key) is None:
+        refuse_field(
+            str(IDEMPOTENCY_KEY), f"must be 1 to {GREATEST_KEY_LENGTH} visible ASCII characters"
+        )
+    return key
+
+
+def _header(request: web.Request, name: istr) -> str | None:
+    """Return a header that may be given once: of two, another program may heed the other."""
+    values = request.headers.getall(name, ())
+    if len(values) > 1:
+        refuse_field(str(name), "is given more than once")
+    return values[0] if values else None
 
 
 def refuse_unknown_parameters(request: web.Request, known: frozenset[str]) -> None:

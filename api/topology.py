@@ -154,7 +154,6 @@ class Topologies:
         service = self._service
         body = await requests.read_json(request, service.settings)
         asked = json_text.decode(body, self._members)
-        requests.idempotency(request, body, service.settings)
         member = Member(
             node_id=requests.name("nodeId", asked.node_id),
             peer_address=asked.peer_address,
@@ -172,8 +171,7 @@ class Topologies:
 
     async def remove_member(self, request: web.Request) -> Reply:
         service = self._service
-        body = await requests.read_body(request, service.settings)
-        requests.idempotency(request, body, service.settings)
+        await requests.read_body(request, service.settings)
         node_id = requests.path_name(request, "nodeId")
         await service.cluster.remove_member(
             node_id, timeout_ms=requests.timeout_ms(request, service.settings)
@@ -205,13 +203,8 @@ class Topologies:
         self, request: web.Request, decoder: msgspec.json.Decoder[OptionalT], absent: OptionalT
     ) -> OptionalT:
         """Return the body, or `absent` when there is none."""
-        settings = self._service.settings
-        if not request.body_exists:
-            requests.idempotency(request, b"", settings)
-            return absent
-        body = await requests.read_json(request, settings)
-        requests.idempotency(request, body, settings)
-        return json_text.decode(body, decoder)
+        body = await requests.read_optional_json(request, self._service.settings)
+        return json_text.decode(body, decoder) if body else absent
 
 
 def _node(node: NodeStatus, status: ClusterStatus, states: dict[str, NodeState]) -> Node:
