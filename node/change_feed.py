@@ -18,6 +18,7 @@ from statemachine.change_log import CompactedError, Recorded, read_changes
 from statemachine.outcomes import Outcome
 from statemachine.positions import Position
 from statemachine.store import Reader
+from statemachine.stored_events import EventRow
 from statemachine.tickets import get_ticket
 
 GREATEST_PAGE: Final = 512
@@ -179,4 +180,8 @@ def _position(recorded: Recorded) -> Position:
 def _size(recorded: Recorded) -> int:
     """Return about what a position takes in memory."""
     event = recorded.event
-    return 400 + 200 * len(recorded.changes) + (0 if event is None else len(event.event_data))
+    return (
+        400
+        + 200 * len(recorded.changes)
+        + (len(event.event_data) if isinstance(event, EventRow) else 0)
+    )

@@ -36,6 +36,12 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.RenewLock: 1,
     commands.ReleaseLock: 1,
     commands.AbandonLock: 1,
+    commands.IncrementVersion: 1,
+    commands.MergeVersion: 1,
+    commands.WriteObject: 1,
+    commands.TickVector: 1,
+    commands.SendMessage: 1,
+    commands.ReceiveMessage: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

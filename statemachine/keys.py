@@ -15,6 +15,11 @@
     K s  name\\0  token                       one who shares it
     K o  name\\0  owner                    -> token         the same by its name
     K w  name\\0  entry place                 one who waits for it
+    V  c|v  name\\0                           a vector: a participant's clock, a key's versions
+    Z  c|v  name\\0  entry place              the same as it was after that event
+    Y  key\\0                                 a versioned object
+    H  name\\0  message                       a message that a participant has received
+    F  list  name\\0  entry place             a stored event, in one of the lists that it is in
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -50,6 +55,11 @@ LOCK: Final = b"Kl"
 LOCK_SHARED: Final = b"Ks"
 LOCK_OWNER: Final = b"Ko"
 LOCK_QUEUE: Final = b"Kw"
+VECTOR: Final = b"V"
+VECTOR_BASE: Final = b"Z"
+OBJECT: Final = b"Y"
+RECEIVED: Final = b"H"
+EVENT_IN_LIST: Final = b"F"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 
@@ -61,6 +71,9 @@ SESSION_BYTES: Final = 16
 
 GREATEST_NUMBER: Final = 2**63 - 1
 """The greatest integer that a key holds."""
+
+EVENT_BYTES: Final = 12
+"""The size of a packed position."""
 
 _EVENT: Final = struct.Struct(">QI")
 _TIMER: Final = struct.Struct(">QB")
@@ -83,6 +96,14 @@ def terminated(name: str) -> bytes:
 def name_of(terminated_name: bytes) -> str:
     """Undo `terminated`."""
     return terminated_name[:-1].replace(b"\0\xff", b"\0").decode()
+
+
+def stop_of_events(prefix: bytes) -> bytes:
+    """Return the first key after all that are `prefix` and a packed position.
+
+    Not `stop_of`: behind a terminated name come those of which it is a prefix.
+    """
+    return prefix + b"\x80"
 
 
 def unpack_event(packed: bytes) -> tuple[int, int]:

@@ -16,9 +16,11 @@ from statemachine import commands, gates, hybrid_clock, idempotency, keys, oracl
 from statemachine.change_log import ChangeLog
 from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
 from statemachine.commands import AnyCommand, FireTimers, Request, Unit
+from statemachine.event_lists import EventLists
 from statemachine.idempotency import IdempotencyTable
 from statemachine.locks import Locks
 from statemachine.members import Participants, join, leave
+from statemachine.objects import ObjectWriter
 from statemachine.outcomes import (
     Applied,
     Outcome,
@@ -39,6 +41,9 @@ from statemachine.store import Store
 from statemachine.tickets import LEAST_KEPT_MS, Ticket, TicketKind, Tickets
 from statemachine.timers import TimerKind
 from statemachine.timestamps import EventRecorder
+from statemachine.vector_histories import Histories
+from statemachine.vectors import VectorClocks
+from statemachine.versions import VersionRecorder
 from statemachine.write_buffer import WriteBuffer
 
 DIGEST_INTERVAL: Final = 1_024
@@ -119,6 +124,13 @@ class Machine:
         self._sessions = Sessions(state, self._writes)
         self._remembered = IdempotencyTable(state, self._writes)
         self._events = EventRecorder(state, self._writes, self._participants)
+        lists = EventLists(state, self._writes, self._tickets)
+        self._histories = Histories(self._writes)
+        self._versions = VersionRecorder(lists, self._histories, self._participants)
+        self._objects = ObjectWriter(self._writes, lists, self._participants)
+        self._vectors = VectorClocks(
+            state, self._writes, lists, self._histories, self._participants
+        )
 
     @property
     def applied_index(self) -> int:
@@ -238,6 +250,7 @@ class Machine:
             state.last_place = place - 1
 
         self._participants.save()
+        self._histories.save()
         self._sessions.save()
         self._changes.save()
         self._seal(reaches_checkpoint)
@@ -319,7 +332,11 @@ class Machine:
             return RequestOutcome(remembered.position, True, remembered.outcomes)
         if self._remembered.full:
             return self._reject(request, place, idempotency.TABLE_FULL)
-        self._tickets.kept_ms = max(LEAST_KEPT_MS, min(key.ttl_ms, idempotency.GREATEST_TTL_MS))
+        self._tickets.kept_ms = max(
+            LEAST_KEPT_MS,
+            min(key.ttl_ms, idempotency.GREATEST_TTL_MS),
+            request.expires_at_ms + 1 - self._state.elapsed_ms,
+        )
         outcome = self._execute_all(request, place)
         self._tickets.kept_ms = LEAST_KEPT_MS
         self._remembered.remember(identity, key, request.expires_at_ms, outcome)
@@ -327,6 +344,7 @@ class Machine:
 
     def _execute_all(self, request: Request, place: int) -> RequestOutcome:
         position = Position(self._state.applied_index, place)
+        self._histories.begin_request()
         wanted = request.commands
         if len(wanted) == 1:
             return RequestOutcome(position, False, (self._execute(wanted[0], place),))
@@ -377,6 +395,18 @@ class Machine:
                 return self._locks.release(command, place)
             case commands.AbandonLock():
                 return self._locks.abandon(command, place)
+            case commands.IncrementVersion():
+                return self._versions.increment(command, place)
+            case commands.MergeVersion():
+                return self._versions.merge(command, place)
+            case commands.WriteObject():
+                return self._objects.write(command, place)
+            case commands.TickVector():
+                return self._vectors.tick(command, place)
+            case commands.SendMessage():
+                return self._vectors.send(command, place)
+            case commands.ReceiveMessage():
+                return self._vectors.receive(command, place)
             case _:
                 assert_never(command)
 
@@ -402,6 +432,8 @@ class Machine:
                     self._locks.expire(timer_id, place)
                 case TimerKind.LOCK_RELEASE_FORGOTTEN:
                     self._locks.forget_release(timer_id, place)
+                case TimerKind.MESSAGE_EXPIRY:
+                    self._vectors.forget_message(due_ms, timer_id)
                 case unknown:
                     assert_never(unknown)
             fired += 1

@@ -102,6 +102,13 @@ class Participants:
         change = ParticipantJoined if active else ParticipantLeft
         self._log.note(place, change(node_id=node_id))
 
+    def appear(self, node_id: str, place: int) -> None:
+        """Let a participant join that has a usable name and did something, unless it has."""
+        participant = self.find(node_id)
+        assert participant is not None, "who names a participant looks for it first"
+        if not participant.active:
+            self.set_active(node_id, participant, True, place)
+
     def save(self) -> None:
         """Write the rows that the entry changed."""
         for participant in self.changed.values():

@@ -17,6 +17,12 @@ NAME_UNUSABLE: Final = Rejected(
     "Use a shorter name.",
 )
 
+KEY_NAME_UNUSABLE: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    f"key is empty or longer than {keys.GREATEST_NAME_BYTES - 1} bytes of UTF-8. "
+    "Use a shorter name.",
+)
+
 CLOCK_OVERFLOW: Final = Rejected(
     RejectionCode.CLOCK_OVERFLOW,
     "The event's timestamp would reach 2**63, beyond what a clock can hold. Check the timestamps "

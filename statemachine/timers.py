@@ -28,6 +28,8 @@ class TimerKind(enum.IntEnum):
     """The id is the ticket's packed position."""
     TICKET_EXPIRY = 4
     """The same, of a ticket whose wait has ended."""
+    MESSAGE_EXPIRY = 5
+    """The id is that of the received message's row."""
     LOCK_EXPIRY = 10
     """The id is the lock's terminated name and the packed token of the lease."""
     LOCK_RELEASE_FORGOTTEN = 11

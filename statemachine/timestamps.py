@@ -143,8 +143,9 @@ def get_event(reader: Reader, event_id: str) -> StoredEvent | None:
     if position is None:
         return None
     packed = keys.pack_event(position.entry, position.place)
-    row = reader.get(keys.EVENT + packed)
-    return None if row is None else _stored_event(packed, decode_event(row))
+    found = reader.get(keys.EVENT + packed)
+    row = None if found is None else decode_event(found)
+    return _stored_event(packed, row) if isinstance(row, EventRow) else None
 
 
 def list_events(
@@ -197,10 +198,11 @@ def _events_after(
 
 
 def _referenced(reader: Reader, event: bytes) -> EventRow:
-    row = reader.get(keys.EVENT + event)
-    if row is None:
+    found = reader.get(keys.EVENT + event)
+    row = None if found is None else decode_event(found)
+    if not isinstance(row, EventRow):
         raise DamagedStateError(f"event {format_event_id(*keys.unpack_event(event))} is missing")
-    return decode_event(row)
+    return row
 
 
 def _stored_event(event: bytes, row: EventRow) -> StoredEvent:

@@ -297,11 +297,14 @@ class HttpConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EventsConfig:
-    """Stored timestamp events."""
+    """Stored events: timestamps, versions, vectors."""
 
     retention_ms: int = setting(
         0,
-        "How long events are kept; 0 keeps them for ever. The leader's value counts.",
+        "How long events are kept; 0 keeps them for ever. The leader's value counts. An event "
+        "stays longer while a retry may be answered from it, and so does all that follows it: 24 "
+        "hours for received messages with an id, `http.idempotency_ttl_ms` for requests with a "
+        "key.",
         minimum=0,
         maximum=36_500 * DAY_MS,
     )

@@ -36,6 +36,8 @@ from statemachine.commands.timestamps import (
     RecordEvent,
     SyncClock,
 )
+from statemachine.commands.vectors import ReceiveMessage, SendMessage, TickVector
+from statemachine.commands.versions import IncrementVersion, MergeVersion, WriteObject
 
 __all__ = [
     "ENTRY_FORMAT",
@@ -51,17 +53,23 @@ __all__ = [
     "Entry",
     "FireTimers",
     "IdempotencyKey",
+    "IncrementVersion",
     "JoinParticipant",
     "LeaveParticipant",
+    "MergeVersion",
     "ObserveHybridTime",
+    "ReceiveMessage",
     "RecordEvent",
     "ReleaseLock",
     "RenewLock",
     "Request",
     "ReserveTimestamps",
+    "SendMessage",
     "SyncClock",
     "TickHybridClock",
+    "TickVector",
     "TrimChanges",
     "TrimEvents",
     "Unit",
+    "WriteObject",
 ]

@@ -24,6 +24,8 @@ from statemachine.commands.timestamps import (
     RecordEvent,
     SyncClock,
 )
+from statemachine.commands.vectors import ReceiveMessage, SendMessage, TickVector
+from statemachine.commands.versions import IncrementVersion, MergeVersion, WriteObject
 
 ENTRY_FORMAT: Final = 1
 
@@ -49,6 +51,12 @@ AnyCommand = (
     | RenewLock
     | ReleaseLock
     | AbandonLock
+    | IncrementVersion
+    | MergeVersion
+    | WriteObject
+    | TickVector
+    | SendMessage
+    | ReceiveMessage
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

@@ -29,6 +29,12 @@ from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.outcomes.vectors import (
+    ObjectWritten,
+    Sibling,
+    VectorAdvanced,
+    VersionAdvanced,
+)
 from statemachine.positions import Position
 
 __all__ = [
@@ -43,6 +49,7 @@ __all__ = [
     "LockGranted",
     "LockHolder",
     "LockReleased",
+    "ObjectWritten",
     "Outcome",
     "ParticipantChanged",
     "Pending",
@@ -53,9 +60,12 @@ __all__ = [
     "Result",
     "RoutingChanged",
     "SequenceAdvanced",
+    "Sibling",
     "TimersFired",
     "TimestampsReserved",
     "UnitOutcome",
+    "VectorAdvanced",
     "VersionActivated",
+    "VersionAdvanced",
     "WaitCancelled",
 ]

@@ -19,6 +19,7 @@ from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.outcomes.vectors import ObjectWritten, VectorAdvanced, VersionAdvanced
 from statemachine.positions import Position
 
 AnyResult = (
@@ -36,6 +37,9 @@ AnyResult = (
     | LockGranted
     | LockReleased
     | LockAbandoned
+    | VersionAdvanced
+    | VectorAdvanced
+    | ObjectWritten
 )
 
 

@@ -10,11 +10,17 @@ from statemachine.commands import (
     AnyCommand,
     FireTimers,
     IdempotencyKey,
+    IncrementVersion,
+    MergeVersion,
+    ReceiveMessage,
     RecordEvent,
     ReleaseLock,
     RenewLock,
     Request,
+    SendMessage,
     SyncClock,
+    TickVector,
+    WriteObject,
 )
 from statemachine.machine import Machine
 from statemachine.memory_store import MemoryStore
@@ -70,6 +76,34 @@ def renew(token: int, owner: str = "a", name: str = "l") -> RenewLock:
 
 def release(token: int, owner: str = "a", name: str = "l") -> ReleaseLock:
     return ReleaseLock(name=name, owner=owner, fencing_token=token)
+
+
+def increment(key: str = "k", node_id: str = "a") -> IncrementVersion:
+    return IncrementVersion(key=key, node_id=node_id)
+
+
+def merge(vector: dict[str, int], key: str = "k", node_id: str = "a") -> MergeVersion:
+    return MergeVersion(key=key, node_id=node_id, vector=vector)
+
+
+def write(
+    value: bytes, context: dict[str, int] | None = None, key: str = "k", node_id: str = "a"
+) -> WriteObject:
+    return WriteObject(key=key, node_id=node_id, context=context or {}, value=value)
+
+
+def tick(node_id: str = "a") -> TickVector:
+    return TickVector(node_id=node_id)
+
+
+def send(node_id: str = "a", message: bytes = b"") -> SendMessage:
+    return SendMessage(node_id=node_id, message=message)
+
+
+def receive(
+    node_id: str, vector: dict[str, int], message_id: str = "", message: bytes = b""
+) -> ReceiveMessage:
+    return ReceiveMessage(node_id=node_id, vector=vector, message_id=message_id, message=message)
 
 
 def key(

@@ -15,17 +15,23 @@ from statemachine.commands import (
     ChangeRouting,
     FireTimers,
     IdempotencyKey,
+    IncrementVersion,
     JoinParticipant,
     LeaveParticipant,
+    MergeVersion,
     ObserveHybridTime,
+    ReceiveMessage,
     RecordEvent,
     ReleaseLock,
     RenewLock,
     Request,
     ReserveTimestamps,
+    SendMessage,
     SyncClock,
     TickHybridClock,
+    TickVector,
     TrimEvents,
+    WriteObject,
 )
 from statemachine.outcomes import Position
 from statemachine.timers import TimerKind
@@ -75,7 +81,7 @@ def _request(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> Request:
 
 def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
     name = drawn.choice(NAMES)
-    match drawn.randrange(24):
+    match drawn.randrange(28):
         case 0 | 1 | 2 | 3:
             return RecordEvent(node_id=name, event_type="t", event_data=b"1" * drawn.randrange(9))
         case 4 | 5:
@@ -113,6 +119,10 @@ def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
             return ReserveTimestamps(term=drawn.choice([1, 1, 2]), upto=upto)
         case 15:
             return FireTimers(timers=_timers(drawn, elapsed_ms))
+        case 16 | 17:
+            return _version_command(drawn, name)
+        case 18 | 19:
+            return _vector_command(drawn, name)
         case _:
             return _lock_command(drawn, name)
 
@@ -137,6 +147,38 @@ def _lock_command(drawn: random.Random, name: str) -> AnyCommand:
                 ttl_ms=drawn.choice([50, 4_000, 900_000]),
                 wait_ms=drawn.choice([0, 50, 4_000, 900_000]),
             )
+
+
+def _version_command(drawn: random.Random, name: str) -> AnyCommand:
+    key, vector = drawn.choice("xy"), _vector(drawn)
+    match drawn.randrange(3):
+        case 0:
+            return IncrementVersion(key=key, node_id=name)
+        case 1:
+            return MergeVersion(key=key, node_id=name, vector=vector)
+        case _:
+            return WriteObject(key=key, node_id=name, context=vector, value=b"1")
+
+
+def _vector_command(drawn: random.Random, name: str) -> AnyCommand:
+    match drawn.randrange(3):
+        case 0:
+            return TickVector(node_id=name)
+        case 1:
+            return SendMessage(node_id=name, message=b"1" * drawn.randrange(9))
+        case _:
+            message_id = drawn.choice(["", *"uvwxyz"])
+            return ReceiveMessage(
+                node_id=name, vector=_vector(drawn), message_id=message_id, message=b""
+            )
+
+
+def _vector(drawn: random.Random) -> dict[str, int]:
+    """Draw a vector in no particular order, seldom one that is refused."""
+    names = drawn.sample([*NAMES, "other"], drawn.randrange(5))
+    return {name: drawn.choice([0, 1, 5, drawn.randrange(99)]) for name in names} | (
+        {"": 1} if drawn.random() < 0.05 else {}
+    )
 
 
 def _timers(drawn: random.Random, elapsed_ms: int) -> tuple[tuple[int, int, bytes], ...]:

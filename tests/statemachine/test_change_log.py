@@ -15,6 +15,7 @@ from statemachine.commands import (
     TrimEvents,
 )
 from statemachine.outcomes import ChangesTrimmed, Position
+from statemachine.stored_events import EventRow
 from tests.statemachine.building import START_MS, Log, record, result
 
 BEGINNING = Position(0, 0)
@@ -29,7 +30,7 @@ def positions(log: Log, after: Position = BEGINNING, limit: int = 100) -> list[P
 
 
 def events(found: list[Recorded]) -> list[str]:
-    return [each.event.event_type for each in found if each.event is not None]
+    return [each.event.event_type for each in found if isinstance(each.event, EventRow)]
 
 
 def test_a_change_is_recorded_once_and_nothing_when_nothing_changed() -> None:

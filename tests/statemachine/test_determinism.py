@@ -81,13 +81,15 @@ def test_a_log_that_fires_timers_leaves_little_behind(seed: int) -> None:
     """The random logs are worth replaying: every kind of row comes, and the bounded ones go."""
     store, _ = replay(with_firings(random_log(seed, 150)))
     prefixes = {key[:1] for key, _ in store.items()}
-    assert prefixes >= {b"M", b"P", b"R", b"S", b"U", b"T"}
+    assert prefixes >= {b"M", b"P", b"R", b"S", b"U", b"T", b"V", b"Y"}
     keyed = [key for key, _ in store.items() if key[:1] in b"I"]
     sessions = [key for key, _ in store.items() if key[:1] in b"S"]
     tickets = [key for key, _ in store.items() if key[:1] in b"W"]
+    received = [key for key, _ in store.items() if key[:1] in b"H"]
     armed = [key for key, _ in store.items() if key[:1] in b"T"]
     leases = assert_locks_intact(store)
-    assert len(armed) == len(keyed) + len(sessions) + len(tickets) + len(leases)
+    expiring = [*keyed, *sessions, *tickets, *leases, *received]
+    assert len(armed) == len(expiring)
     assert Machine(store).idempotency_count == len(keyed)
     assert Machine(store).event_count == len([key for key, _ in store.items() if key[:1] in b"e"])
 

@@ -9,6 +9,14 @@ from hypothesis import strategies as st
 from statemachine.codec import MalformedEntryError, encode_entry
 from statemachine.machine import Machine
 from statemachine.memory_store import MemoryStore
+from statemachine.stored_events import (
+    AnyEventRow,
+    AnyVectorRow,
+    AnyVersionRow,
+    EventRow,
+    ObjectWritten,
+    decode_event,
+)
 from tests.statemachine.building import SESSION, Log, record
 from tests.statemachine.histories import random_log
 from tests.statemachine.lock_invariants import assert_locks_intact
@@ -22,16 +30,32 @@ def assert_intact(store: MemoryStore) -> None:
     by_prefix: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for key, value in store.items():
         by_prefix.setdefault(key[:1], []).append((key, value))
-    events = [key[1:] for key, _ in by_prefix.get(b"e", [])]
+    events = {key[1:]: decode_event(row) for key, row in by_prefix.get(b"e", [])}
+    lamport = [event for event, row in events.items() if isinstance(row, EventRow)]
     for references in (b"L", b"N"):
-        assert sorted(value for _, value in by_prefix.get(references, [])) == events
+        assert sorted(value for _, value in by_prefix.get(references, [])) == lamport
     assert machine.event_count == len(events)
+    assert_lists_intact([key for key, _ in by_prefix.get(b"F", [])], events)
     assert machine.idempotency_count == len(by_prefix.get(b"I", []))
-    expiring = [key[1:] for prefix in (b"I", b"S", b"W") for key, _ in by_prefix.get(prefix, [])]
+    expiring = [key[1:] for prefix in b"ISWH" for key, _ in by_prefix.get(bytes([prefix]), [])]
     expiring += [timer_id for _, _, timer_id in assert_locks_intact(store)]
     assert sorted(key[10:] for key, _ in by_prefix.get(b"T", [])) == sorted(expiring)
     sessions = {key[1:] for key, _ in by_prefix.get(b"S", [])}
     assert {key[1:17] for key, _ in by_prefix.get(b"U", [])} <= sessions
+
+
+def assert_lists_intact(references: list[bytes], events: dict[bytes, AnyEventRow]) -> None:
+    """Every event is in the lists that it belongs to, and the lists hold nothing else."""
+    lists: dict[bytes, list[bytes]] = {}
+    for key in references:
+        lists.setdefault(key[1:2], []).append(key[-12:])
+    versions = [event for event, row in events.items() if isinstance(row, AnyVersionRow)]
+    objects = [event for event, row in events.items() if isinstance(row, ObjectWritten)]
+    vectors = [event for event, row in events.items() if isinstance(row, AnyVectorRow)]
+    assert sorted(lists.get(b"a", [])) == sorted(lists.get(b"n", [])) == versions
+    assert sorted(lists.get(b"v", []) + lists.get(b"o", [])) == versions
+    assert sorted(lists.get(b"o", [])) == objects
+    assert sorted(lists.get(b"A", [])) == sorted(lists.get(b"c", [])) == vectors
 
 
 @given(st.binary(max_size=100))

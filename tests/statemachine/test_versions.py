@@ -32,11 +32,17 @@ from tests.statemachine.building import (
     Log,
     acquire,
     code,
+    increment,
+    merge,
+    receive,
     record,
     release,
     renew,
     result,
+    send,
     sync,
+    tick,
+    write,
 )
 
 NEWEST = 4
@@ -63,6 +69,12 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         renew(1),
         release(1),
         AbandonLock(name="l", owner="a", acquire=Position(1, 0)),
+        increment(),
+        merge({"a": 1}),
+        write(b"1"),
+        tick(),
+        send(),
+        receive("a", {"b": 1}, "m"),
     )
 }
 

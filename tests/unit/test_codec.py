@@ -73,6 +73,23 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         commands.AbandonLock(name="l", owner="o", acquire=Position(300, 4)),
         "9435a16ca16f92cd012c04",
     ),
+    (commands.IncrementVersion(key="k", node_id="n"), "9314a16ba16e"),
+    (
+        commands.MergeVersion(key="k", node_id="n", vector={"b": 300, "a": 1}),
+        "9415a16ba16e82a162cd012ca16101",
+    ),
+    (
+        commands.WriteObject(key="k", node_id="n", context={"a": 1}, value=b"{}"),
+        "9516a16ba16e81a16101c4027b7d",
+    ),
+    (commands.TickVector(node_id="n"), "9217a16e"),
+    (commands.SendMessage(node_id="n", message=b"{}"), "9318a16ec4027b7d"),
+    (
+        commands.ReceiveMessage(
+            node_id="n", vector={"b": 300, "a": 1}, message_id="m", message=b""
+        ),
+        "9519a16e82a162cd012ca16101a16dc400",
+    ),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -104,6 +121,14 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
         "9533a16ca16f07c3",
     ),
     (outcomes.LockAbandoned(cancelled=True, released=False), "9334c3c2"),
+    (outcomes.VersionAdvanced(key="k", event=Position(300, 4)), "9314a16b92cd012c04"),
+    (outcomes.VectorAdvanced(node_id="n", event=Position(300, 4)), "9315a16e92cd012c04"),
+    (
+        outcomes.ObjectWritten(
+            key="k", context={"a": 1, "b": 300}, siblings=(outcomes.Sibling("b", 300, b"{}"),)
+        ),
+        "9416a16b82a16101a162cd012c9193a162cd012cc4027b7d",
+    ),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
