@@ -12,11 +12,13 @@ it, is an argument, so the same steps give the same values on every machine and 
                       versions that clients write through servers (Preguiça et al. 2010, 2012)
     IntervalTreeClock tells ordered from concurrent among participants that come and go, without
                       names (Almeida et al. 2008)
+    Retirements       takes departed participants out of vectors, as `Pruned` ones
 
 Those that can tell answer `compare` with a `Relation`. The functions `compare`, `merge` and
 `covers` do the arithmetic of vectors on plain mappings from participant to counter.
 
-What can go wrong is drawn in `tidelock.clocks.errors`.
+`tidelock.clocks.wire` writes and reads all of them. What can go wrong is drawn in
+`tidelock.clocks.errors`.
 """
 
 from tidelock.clocks.counters import compare, covers, merge
@@ -26,10 +28,13 @@ from tidelock.clocks.errors import (
     ClockOverflowError,
     ClockSkewError,
     ClockValueError,
+    UndecidedError,
+    WireFormatError,
 )
 from tidelock.clocks.hybrid import HybridClock, HybridTimestamp
 from tidelock.clocks.interval_tree import IntervalTreeClock
 from tidelock.clocks.lamport import LamportClock
+from tidelock.clocks.pruning import Epoch, Pruned, Retirements
 from tidelock.clocks.relation import Relation
 from tidelock.clocks.siblings import DottedVersionVectorSet
 from tidelock.clocks.vector import VectorClock
@@ -43,13 +48,18 @@ __all__ = [
     "Dot",
     "DottedVersionVector",
     "DottedVersionVectorSet",
+    "Epoch",
     "HybridClock",
     "HybridTimestamp",
     "IntervalTreeClock",
     "LamportClock",
+    "Pruned",
     "Relation",
+    "Retirements",
+    "UndecidedError",
     "VectorClock",
     "VersionVector",
+    "WireFormatError",
     "compare",
     "covers",
     "merge",

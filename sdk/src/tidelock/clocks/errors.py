@@ -6,7 +6,10 @@ Exception
     │   (also a ValueError)
     ├── ClockOverflowError         the step would leave the clock's range
     │   (also an OverflowError)
-    └── ClockSkewError             a received timestamp is too far ahead of physical time
+    ├── ClockSkewError             a received timestamp is too far ahead of physical time
+    ├── UndecidedError             what is known here does not tell how two clocks stand
+    └── WireFormatError            received bytes or text are not an encoded clock
+        (also a ValueError)
 """
 
 from __future__ import annotations
@@ -42,6 +45,17 @@ class ClockSkewError(ClockError):
             f"the received timestamp is {self.ahead_ms} ms ahead of physical time, more than the "
             f"accepted {self.max_skew_ms} ms; check the sender's clock synchronisation"
         )
+
+
+class UndecidedError(ClockError):
+    """Clocks were pruned at epochs of which too little is known here to compare or merge them.
+
+    Their relation exists; who knows the retirements can tell it. See `tidelock.clocks.pruning`.
+    """
+
+
+class WireFormatError(ClockError, ValueError):
+    """Bytes, text or JSON are not a clock in the form of `tidelock.clocks.wire`."""
 
 
 def require_integer(name: str, value: int, greatest: int) -> None:

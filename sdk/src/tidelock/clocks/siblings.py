@@ -78,6 +78,10 @@ class DottedVersionVectorSet(Generic[V]):
             for place, value in enumerate(reversed(own), start=1)
         )
 
+    def values_of(self, participant: str) -> tuple[V, ...]:
+        """Return the participant's current values, that of its latest write first."""
+        return self._values.get(participant, _NO_VALUES)
+
     def context(self) -> VersionVector:
         """Return what a reader of this set has read: the papers' *join*."""
         return VersionVector(self._counts)
