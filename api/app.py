@@ -21,6 +21,7 @@ from api import (
     sequences,
     timestamps,
     topology,
+    watch,
 )
 from api.cluster import Cluster
 from api.connections import REFUSALS, Refusals
@@ -32,6 +33,7 @@ from api.requests import idempotency_key, refuse_unknown_parameters
 from api.routing import RoutingView
 from api.service import Service
 from api.settings import ApiSettings
+from api.watchers import Watchers, WatchersCollector
 from statemachine.store import DamagedStateError
 
 VERSION: Final = "1"
@@ -54,12 +56,15 @@ def build_app(
     """
     service = Service(cluster, settings)
     registry.observe_cluster(cluster)
+    watchers = Watchers(cluster, settings)
+    registry.registry.register(WatchersCollector(watchers))
     endpoints = [
         *timestamps.endpoints(service),
         *participants.endpoints(service),
         *hybrid_clock.endpoints(service),
         *sequences.endpoints(service),
         *batch.endpoints(service),
+        *watch.endpoints(service, watchers),
         *topology.endpoints(service, routing),
         *health.endpoints(service),
         *metrics.endpoints(service, registry),
@@ -69,8 +74,18 @@ def build_app(
     app[REFUSALS] = Refusals(
         replies=service.replies, settings=settings, counted=registry.route("*", "*")
     )
+    app.on_shutdown.append(_closing(watchers))
     _add_routes(app, service.replies, endpoints, registry, cluster.report_damage)
     return app
+
+
+def _closing(watchers: Watchers) -> Callable[[web.Application], Awaitable[None]]:
+    """Return what ends the streams when the node stops: nobody waits for a handler of theirs."""
+
+    async def close(_: web.Application) -> None:
+        watchers.close()
+
+    return close
 
 
 def _openapi_endpoint(service: Service, others: Sequence[Endpoint]) -> Endpoint:

@@ -113,6 +113,7 @@ class Changes(Protocol):
 
         Raises:
             CompactedError: something after it has been trimmed.
+            DamagedStateError: a row of it is damaged.
         """
 
     async def wait(self, after: Position) -> None:

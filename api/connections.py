@@ -72,11 +72,19 @@ def _first_sentence(message: str | None) -> str:
 class Connection(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_refusals",)
+    __slots__ = ("_refusals", "on_lost")
 
     def __init__(self, manager: web.Server, refusals: Refusals, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._refusals = refusals
+        self.on_lost: Callable[[], None] | None = None
+        """Called once when the connection has ended, however it did."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

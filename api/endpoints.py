@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 
 from api.cluster import Consistency
-from api.replies import Reply
 from api.shapes import Cursor, PageLimit
 
-Handler = Callable[[web.Request], Awaitable[Reply]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""Returns a `Reply`, or an `EventStream` when it streams."""
 
 KEYLESS_WRITE_ERRORS: Final = (
     "OUTCOME_UNKNOWN",

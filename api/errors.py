@@ -22,6 +22,7 @@ from api.cluster import (
     StorageFullError,
 )
 from api.routing import RejoinRefusedError
+from statemachine.change_log import CompactedError
 from statemachine.outcomes import AnyHolder, Position, Rejected, RequestOutcome
 from statemachine.paging import InvalidCursorError
 from statemachine.store import DamagedStateError
@@ -73,12 +74,14 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "NOT_EMPTY": ProblemKind(409, "The node has been in a cluster before"),
     "MEMBERSHIP_REFUSED": ProblemKind(409, "The members of the cluster stay as they are"),
     "REJOIN_REFUSED": ProblemKind(409, "The node cannot come back into rotation yet"),
+    "COMPACTED": ProblemKind(410, "What was asked for is no longer kept"),
     "ANSWER_TOO_LARGE": ProblemKind(413, "The answers to the request are too large"),
     "REQUEST_TOO_LARGE": ProblemKind(413, "The request is too large"),
     "NOT_JSON": ProblemKind(415, "The body is not declared as JSON"),
     "EXPECTATION_FAILED": ProblemKind(417, "The expectation cannot be met"),
     "HEAD_TOO_LARGE": ProblemKind(431, "The head of the request is too large", closes=True),
     "INVALID_FIELD": ProblemKind(422, "A field has a value that it cannot have"),
+    "POSITION_UNKNOWN": ProblemKind(422, "The cluster's log has not got as far"),
     "INVALID_COMMAND": ProblemKind(422, "The operation cannot be done with these values"),
     "CLOCK_SKEW_TOO_LARGE": ProblemKind(422, "The timestamp is too far in the future"),
     "IDEMPOTENCY_KEY_REUSED": ProblemKind(422, "The idempotency key belongs to another request"),
@@ -90,6 +93,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "LOCK_TABLE_FULL": ProblemKind(429, "No more locks can be held now", retryable=True),
     "SESSION_WINDOW_EXCEEDED": ProblemKind(
         429, "The node has more requests under way than it can take", retryable=True
+    ),
+    "TOO_MANY_WATCHERS": ProblemKind(
+        429, "The node has as many watchers as it takes", retryable=True
     ),
     "INTERNAL_ERROR": ProblemKind(500, "The node failed to answer"),
     "NO_QUORUM": ProblemKind(503, "No majority of the nodes confirms a leader", retryable=True),
@@ -138,6 +144,8 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     errors: tuple[FieldError, ...] = ()
     holder: LockHolderBody | None = None
     """Who has what was asked for."""
+    oldest: str | None = None
+    """The position behind which everything is still kept."""
     retryable: bool | None = None
 
 
@@ -162,6 +170,7 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         self.position: Position | None = None
         """Where the log rejected the request, when it did."""
         self.holder: LockHolderBody | None = None
+        self.oldest: Position | None = None
         self.retryable = self.kind.retryable
         self.replayed = False
         """An earlier request with the same idempotency key was rejected so."""
@@ -184,6 +193,7 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
             code=self.code,
             errors=self.errors,
             holder=self.holder,
+            oldest=None if self.oldest is None else str(self.oldest),
             retryable=self.retryable,
         )
 
@@ -223,6 +233,17 @@ def of_rejection(rejected: Rejected, outcome: RequestOutcome) -> Problem:
         problem.holder = _holder(rejected.holder)
     if rejected.retryable is not None:
         problem.retryable = rejected.retryable
+    return problem
+
+
+def of_compaction(error: CompactedError) -> Problem:
+    """Return the problem of who wants to go on behind a position that is too old."""
+    problem = Problem(
+        "COMPACTED",
+        f"Changes are kept behind {error.oldest}, and what is asked for begins earlier. Read the "
+        "state you need, then watch on from there.",
+    )
+    problem.oldest = error.oldest
     return problem
 
 
@@ -297,6 +318,8 @@ def of_exception(error: Exception) -> Problem | None:
         return error
     if isinstance(error, InvalidCursorError):
         return Problem("INVALID_FIELD", str(error), errors=[FieldError("cursor", str(error))])
+    if isinstance(error, CompactedError):
+        return of_compaction(error)
     if isinstance(error, MembershipError):
         return _with_own_code(error.code, "MEMBERSHIP_REFUSED", str(error))
     if isinstance(error, RejoinRefusedError):

@@ -13,6 +13,8 @@ from api.errors import KINDS, OPEN_CODES, ProblemBody
 from api.requests import (
     GREATEST_KEY_LENGTH,
     IDEMPOTENCY_KEY,
+    LAST_EVENT_ID,
+    POSITION,
     TIMEOUT,
 )
 from api.settings import ApiSettings
@@ -62,14 +64,21 @@ _IDEMPOTENCY_KEY: Final[Json] = {
 }
 
 
+STREAMS: Final = "x-streams"
+"""Says of an operation that its answer goes on until the client leaves."""
+
 _IGNORED_KEY: Final[Json] = {
     **_IDEMPOTENCY_KEY,
     "description": "Ignored: who asks again gets a new answer.",
     "schema": {"type": "string"},
 }
 
-STREAMS: Final = "x-streams"
-"""Says of an operation that its answer goes on until the client leaves."""
+_LAST_EVENT_ID: Final[Json] = {
+    "name": str(LAST_EVENT_ID),
+    "in": "header",
+    "description": "The id of the last event that arrived; the stream goes on behind it.",
+    "schema": {"type": "string", "pattern": POSITION},
+}
 
 
 def _timeout(settings: ApiSettings) -> Json:
@@ -142,10 +151,11 @@ def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json
         parameters.append(_IGNORED_KEY)
     if endpoint.timed:
         parameters.append(timeout)
-    if parameters:
-        operation["parameters"] = parameters
     if endpoint.streams:
         operation[STREAMS] = True
+        parameters.append(_LAST_EVENT_ID)
+    if parameters:
+        operation["parameters"] = parameters
     if endpoint.body is not None:
         operation["requestBody"] = {
             "required": endpoint.body_required,

@@ -116,6 +116,16 @@ class Replies:
         more: str = "",
     ) -> Reply:
         """Return an answer of these bytes. `more` are further header lines, each with its end."""
+        if position is None:
+            position = self._cluster.applied_position()
+        return Reply(
+            status,
+            f"{self.head(status, content_type, position)}Content-Length: {len(body)}\r\n{more}",
+            body,
+        )
+
+    def head(self, status: int, content_type: str, position: Position) -> str:
+        """Return the status line and the headers that every answer has, each with its end."""
         lines = self._lines.get((status, content_type))
         if lines is None:
             lines = self._lines[(status, content_type)] = (
@@ -128,12 +138,8 @@ class Replies:
         if now_s != self._date_s:
             self._date_s = now_s
             self._date = formatdate(now_s, usegmt=True)
-        if position is None:
-            position = self._cluster.applied_position()
-        return Reply(
-            status,
-            f"{lines}Date: {self._date}\r\nContent-Length: {len(body)}\r\n"
+        return (
+            f"{lines}Date: {self._date}\r\n"
             f"Tidelock-Term: {self._cluster.term}\r\n"
-            f"Tidelock-Index: {position.entry}.{position.place}\r\n{more}",
-            body,
+            f"Tidelock-Index: {position.entry}.{position.place}\r\n"
         )

@@ -21,17 +21,24 @@ from api.settings import (
 )
 from api.shapes import PRINTABLE
 from statemachine.commands import IdempotencyKey
+from statemachine.keys import GREATEST_NUMBER, GREATEST_PLACE
+from statemachine.outcomes import Position
 
 CONTENT_TYPE: Final = istr("Content-Type")
 CONTENT_ENCODING: Final = istr("Content-Encoding")
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 TIMEOUT: Final = istr("Tidelock-Timeout-Ms")
+LAST_EVENT_ID: Final = istr("Last-Event-ID")
+
+POSITION: Final = r"^[0-9]{1,19}\.[0-9]{1,10}$"
+"""How a position in the log is written, `entry.place`."""
 
 GREATEST_KEY_LENGTH: Final = 200
 DIGEST_BYTES: Final = 16
 
 _PRINTABLE: Final = re.compile(PRINTABLE)
 _VISIBLE_ASCII: Final = re.compile(rf"[!-~]{{1,{GREATEST_KEY_LENGTH}}}")
+_POSITION: Final = re.compile(POSITION[1:-1])
 _DECIMAL: Final = re.compile(r"[0-9]{1,19}")
 _JSON_TYPE: Final = re.compile(
     r"application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*\"?utf-?8\"?[ \t]*)?;?[ \t]*",
@@ -199,6 +206,15 @@ def integer(request: web.Request, name: str, default: int, *, least: int, greate
     if not least <= number <= greatest:
         refuse_field(name, f"must be an integer from {least} to {greatest}")
     return number
+
+
+def position(name: str, text: str) -> Position:
+    """Return a position in the log. `name` is what gives it: a parameter or a header."""
+    entry, _, place = text.partition(".")
+    found = _POSITION.fullmatch(text)
+    if found is None or int(entry) > GREATEST_NUMBER or int(place) > GREATEST_PLACE:
+        refuse_field(name, "must be a position in the log: entry and place with a dot, as in 12.0")
+    return Position(int(entry), int(place))
 
 
 def _number(text: str) -> int:

@@ -37,3 +37,9 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest deadline that a request may name."""
     quorum_fresh_ms: int = 1_000
     """A leader that no quorum confirmed for longer does not count as one in /health."""
+    greatest_watchers: int = 1_000
+    """Streams of /api/v1/watch at a time."""
+    watch_heartbeat_s: float = 5.0
+    """A watcher hears something at least this often, even when nothing happens."""
+    watch_leaderless_s: float = 5.0
+    """Without a leader that a quorum confirmed for so long, watchers are sent to other nodes."""

@@ -11,22 +11,29 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final
 
 from api.cluster import ChangePage
 from statemachine.change_log import CompactedError, Recorded, read_changes
 from statemachine.outcomes import Outcome
 from statemachine.positions import Position
-from statemachine.store import Reader
-from statemachine.stored_events import EventRow
+from statemachine.store import DamagedStateError, Reader
 from statemachine.tickets import get_ticket
 
 GREATEST_PAGE: Final = 512
 """Positions that one read returns at most: it runs on the node's loop."""
 
+PAGE_BYTES: Final = 128 << 10
+"""A page ends with the position that makes it this large."""
+
+_FIRST_PART: Final = 8
 _RING_POSITIONS: Final = 8_192
 _RING_BYTES: Final = 16 << 20
 _PAGES_AT_ONCE: Final = 4
+
+_POSITION_BYTES: Final = 600
+"""About what a position takes in memory beside the bytes of its rows."""
 
 
 class ChangeFeed:
@@ -41,7 +48,7 @@ class ChangeFeed:
         """The ring holds every change after this position…"""
         self._ring_upto = Position(0, 0)
         """…and up to this one."""
-        self._waiting: list[tuple[Position, asyncio.Future[None]]] = []
+        self._waiting: dict[asyncio.Future[None], Position] = {}
         self._tickets: dict[Position, list[asyncio.Future[Outcome]]] = {}
         self._tickets_after = Position(0, 0)
         self._woken = False
@@ -49,7 +56,7 @@ class ChangeFeed:
     # --- readers
 
     def read(self, after: Position) -> ChangePage:
-        """Raises: CompactedError"""
+        """Raises: CompactedError, DamagedStateError"""
         applied = self._applied_position()
         if after >= applied:
             return ChangePage((), after)
@@ -59,21 +66,26 @@ class ChangeFeed:
             self._extend_ring(applied)
         # Extending may have pushed out of the ring what this reader wants.
         if after < self._ring_after:
-            return _page(
-                read_changes(self._reader, after, limit=GREATEST_PAGE), GREATEST_PAGE, applied
-            )
+            return self._read_state(after, applied)
         begin = bisect_right(self._ring, after, key=_position)
-        return _page(self._ring[begin : begin + GREATEST_PAGE], GREATEST_PAGE, self._ring_upto)
+        found = self._ring[begin : begin + GREATEST_PAGE]
+        del found[_within_a_page(found) :]
+        whole = begin + len(found) == len(self._ring)
+        return ChangePage(tuple(found), self._ring_upto if whole else found[-1].position)
 
     async def wait(self, after: Position) -> None:
         if self._applied_position() > after:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((after, future))
-        await future
+        self._waiting[future] = after
+        try:
+            await future
+        finally:
+            # Whoever gives up leaves nothing behind, though nothing may be applied for long.
+            self._waiting.pop(future, None)
 
     async def settled(self, ticket: Position) -> Outcome:
-        """Raises: LookupError"""
+        """Raises: LookupError, DamagedStateError"""
         found = get_ticket(self._reader, ticket)
         if found is None:
             raise LookupError(f"no wait has the ticket {ticket}")
@@ -102,17 +114,21 @@ class ChangeFeed:
     def _wake(self) -> None:
         self._woken = False
         if self._tickets:
-            self._settle_tickets()
+            try:
+                self._settle_tickets()
+            except DamagedStateError as error:
+                # Whoever waits reports it; it must not keep the others from going on.
+                self._fail_tickets(error)
         applied = self._applied_position()
-        still: list[tuple[Position, asyncio.Future[None]]] = []
-        for after, future in self._waiting:
-            if future.done():
-                continue
-            if applied > after:
+        for future, after in self._waiting.items():
+            if applied > after and not future.done():
                 future.set_result(None)
-            else:
-                still.append((after, future))
-        self._waiting = still
+
+    def _fail_tickets(self, error: DamagedStateError) -> None:
+        for waiting in self._tickets.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(error)
 
     def _settle_tickets(self) -> None:
         settled: list[Position] = []
@@ -139,6 +155,25 @@ class ChangeFeed:
                 elif found.outcome is not None:
                     future.set_result(found.outcome)
 
+    # --- the state
+
+    def _read_state(self, after: Position, applied: Position) -> ChangePage:
+        """Return the next page. It is read in parts that grow, since few rows may be large ones."""
+        found: list[Recorded] = []
+        size_bytes = 0
+        limit = _FIRST_PART
+        upto = after
+        while upto < applied and len(found) < GREATEST_PAGE and size_bytes < PAGE_BYTES:
+            part = read_changes(self._reader, upto, limit=limit)
+            found += part
+            size_bytes += sum(each.size_bytes for each in part)
+            upto = part[-1].position if len(part) == limit else applied
+            limit = min(2 * limit, GREATEST_PAGE - len(found))
+        count = _within_a_page(found)
+        return ChangePage(
+            tuple(found[:count]), upto if count == len(found) else found[count - 1].position
+        )
+
     # --- the ring
 
     def _clear_ring(self, after: Position) -> None:
@@ -151,13 +186,13 @@ class ChangeFeed:
             if self._ring_upto >= applied:
                 break
             try:
-                found = read_changes(self._reader, self._ring_upto, limit=GREATEST_PAGE)
+                page = self._read_state(self._ring_upto, applied)
             except CompactedError as error:
                 self._clear_ring(error.oldest)
                 raise
-            self._ring += found
-            self._ring_bytes += sum(map(_size, found))
-            self._ring_upto = found[-1].position if len(found) == GREATEST_PAGE else applied
+            self._ring += page.changes
+            self._ring_bytes += sum(map(_size, page.changes))
+            self._ring_upto = page.upto
         drop = max(0, len(self._ring) - _RING_POSITIONS)
         self._ring_bytes -= sum(map(_size, self._ring[:drop]))
         while self._ring_bytes > _RING_BYTES and drop < len(self._ring):
@@ -168,9 +203,10 @@ class ChangeFeed:
             del self._ring[:drop]
 
 
-def _page(found: Sequence[Recorded], limit: int, upto: Position) -> ChangePage:
-    """A full page ends at its last position; another one has seen all there is."""
-    return ChangePage(tuple(found), found[-1].position if len(found) == limit else upto)
+def _within_a_page(found: Sequence[Recorded]) -> int:
+    """Return how many of these make a page."""
+    sizes = accumulate(each.size_bytes for each in found)
+    return next((count for count, size in enumerate(sizes, 1) if size >= PAGE_BYTES), len(found))
 
 
 def _position(recorded: Recorded) -> Position:
@@ -178,10 +214,4 @@ def _position(recorded: Recorded) -> Position:
 
 
 def _size(recorded: Recorded) -> int:
-    """Return about what a position takes in memory."""
-    event = recorded.event
-    return (
-        400
-        + 200 * len(recorded.changes)
-        + (len(event.event_data) if isinstance(event, EventRow) else 0)
-    )
+    return _POSITION_BYTES + recorded.size_bytes

@@ -182,7 +182,7 @@ class Process:
     async def _serve_api(
         self, cluster: EngineCluster, monitor: HealthMonitor, metrics: Metrics
     ) -> web.AppRunner:
-        http = self._config.http
+        http, watch = self._config.http, self._config.watch
         settings = ApiSettings(
             greatest_body_bytes=http.max_body_bytes,
             greatest_header_bytes=http.max_header_bytes,
@@ -191,6 +191,9 @@ class Process:
             max_skew_ms=self._config.clock.max_skew_ms,
             default_timeout_ms=http.default_timeout_ms,
             greatest_timeout_ms=http.max_timeout_ms,
+            greatest_watchers=watch.max_watchers,
+            watch_heartbeat_s=watch.heartbeat_ms / 1000,
+            watch_leaderless_s=watch.leaderless_ms / 1000,
         )
         runner = ApiRunner(build_app(cluster, settings, monitor, metrics))
         await runner.setup()

@@ -48,6 +48,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[AnyChange, ...] = ()
     settled: tuple[Position, ...] = ()
     """Tickets whose wait it ended."""
+    size_bytes: int
+    """What it takes in the state."""
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -154,13 +156,16 @@ def read_changes(reader: Reader, after: Position, *, limit: int) -> Sequence[Rec
             event=None if beside is None else beside.event,
             changes=row.changes,
             settled=row.settled,
+            size_bytes=len(value) + (0 if beside is None else beside.size_bytes),
         )
     return [found[packed] for packed in sorted(found)[:limit]]
 
 
 def _of_event(key: bytes, value: bytes) -> Recorded:
     event = decode_event(value)
-    return Recorded(position=_position(key), wall_ms=created_at_ms(event), event=event)
+    return Recorded(
+        position=_position(key), wall_ms=created_at_ms(event), event=event, size_bytes=len(value)
+    )
 
 
 def _position(key: bytes) -> Position:

@@ -74,6 +74,8 @@ GREATEST_NUMBER: Final = 2**63 - 1
 
 EVENT_BYTES: Final = 12
 """The size of a packed position."""
+GREATEST_PLACE: Final = 2**32 - 1
+"""The greatest place within an entry that a key holds."""
 
 _EVENT: Final = struct.Struct(">QI")
 _TIMER: Final = struct.Struct(">QB")

@@ -111,7 +111,9 @@ def packed(position: Position) -> bytes:
 
 def get_ticket(reader: Reader, position: Position) -> Ticket | None:
     """Return the ticket, waiting or not, or None when there is none or no more."""
-    if not (0 <= position.entry <= keys.GREATEST_NUMBER and 0 <= position.place < 1 << 32):
+    if not (
+        0 <= position.entry <= keys.GREATEST_NUMBER and 0 <= position.place <= keys.GREATEST_PLACE
+    ):
         return None
     row = reader.get(keys.TICKET + packed(position))
     return None if row is None else _rows.decode(row)

@@ -16,7 +16,14 @@ from statemachine.commands import RecordEvent, SyncClock
 from statemachine.event_ids import format_event_id, parse_event_id
 from statemachine.hybrid_clock import next_timestamp
 from statemachine.members import Participant, Participants, get_participant
-from statemachine.outcomes import Applied, EventRecorded, Outcome, Rejected, RejectionCode
+from statemachine.outcomes import (
+    Applied,
+    EventRecorded,
+    Outcome,
+    Position,
+    Rejected,
+    RejectionCode,
+)
 from statemachine.rejections import CLOCK_OVERFLOW, NAME_UNUSABLE
 from statemachine.state import MachineState
 from statemachine.store import DamagedStateError, Reader
@@ -145,7 +152,7 @@ def get_event(reader: Reader, event_id: str) -> StoredEvent | None:
     packed = keys.pack_event(position.entry, position.place)
     found = reader.get(keys.EVENT + packed)
     row = None if found is None else decode_event(found)
-    return _stored_event(packed, row) if isinstance(row, EventRow) else None
+    return stored_event(position, row) if isinstance(row, EventRow) else None
 
 
 def list_events(
@@ -176,7 +183,7 @@ def list_events(
             return items, paging.encode_cursor(last_examined[len(prefix) :])
         row = _referenced(reader, event)
         if event_type is None or row.event_type == event_type:
-            items.append(_stored_event(event, row))
+            items.append(stored_event(Position(*keys.unpack_event(event)), row))
     return items, None
 
 
@@ -205,9 +212,10 @@ def _referenced(reader: Reader, event: bytes) -> EventRow:
     return row
 
 
-def _stored_event(event: bytes, row: EventRow) -> StoredEvent:
+def stored_event(position: Position, row: EventRow) -> StoredEvent:
+    """Return the event whose row is kept at a position."""
     return StoredEvent(
-        event_id=format_event_id(*keys.unpack_event(event)),
+        event_id=format_event_id(position.entry, position.place),
         node_id=row.node_id,
         event_type=row.event_type,
         event_data=row.event_data,

@@ -312,7 +312,7 @@ class EventsConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WatchConfig:
-    """The change log that watchers read."""
+    """Watches, and the change log that they read."""
 
     retention_ms: int = setting(
         HOUR_MS,
@@ -326,6 +326,26 @@ class WatchConfig:
         "How many changes are kept at most, whatever their age.",
         minimum=1_000,
         maximum=1_000_000_000,
+    )
+    max_watchers: int = setting(
+        1_000,
+        "How many may watch this node at a time; more are refused with 429.",
+        minimum=1,
+        maximum=100_000,
+    )
+    heartbeat_ms: int = setting(
+        5_000,
+        "How often a watcher hears something at least. Timeouts of whatever stands between it and "
+        "the node must be longer.",
+        minimum=100,
+        maximum=MINUTE_MS,
+    )
+    leaderless_ms: int = setting(
+        5_000,
+        "How long this node may be without a leader that a majority confirms before it ends its "
+        "watches, so that their clients turn to other nodes.",
+        minimum=1_000,
+        maximum=10 * MINUTE_MS,
     )
 
 

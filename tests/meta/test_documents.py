@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from api.watch_messages import KINDS
 from tests.meta.documents import ROOT, anchors, files, headings, name_of, split_code
 
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
@@ -151,6 +152,12 @@ def test_every_decision_record_is_listed_and_has_the_agreed_headings() -> None:
             "Alternatives",
         ]
         assert re.search(r"^Status: (accepted|superseded by \d{4})$", record.read_text(), re.M)
+
+
+def test_every_kind_of_change_is_listed_where_watching_is_described() -> None:
+    text = (ROOT / "docs" / "WATCH.md").read_text(encoding="utf-8")
+    missing = [kind for kind in KINDS if f"`{kind}`" not in text]
+    assert not missing, f"docs/WATCH.md does not say what these are: {missing}"
 
 
 def test_the_shell_can_read_every_shell_script() -> None:

@@ -32,6 +32,7 @@ PROMISED = {
     "/api/v1/hlc/observe": {"post"},
     "/api/v1/sequences/{name}": {"get"},
     "/api/v1/sequences/{name}/next": {"post"},
+    "/api/v1/watch": {"get"},
     "/api/v1/cluster": {"get"},
     "/api/v1/cluster/routing": {"get"},
     "/api/v1/cluster/members": {"post"},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from node import change_feed
 from node.change_feed import ChangeFeed
+from statemachine import keys
 from statemachine.change_log import CompactedError
 from statemachine.commands import CancelWait, JoinParticipant, TrimChanges
 from statemachine.outcomes import Position, Rejected
+from statemachine.store import DamagedStateError
 from statemachine.stored_events import EventRow
 from tests.statemachine.building import Log, acquire, record, ticket
 
@@ -62,6 +65,22 @@ async def test_every_reader_sees_everything_once_wherever_it_begins(node: Node) 
     assert node.read_all() == [Position(index, 0) for index in range(1, 36)]
 
 
+async def test_a_reader_at_the_end_does_not_have_the_beginning_read(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.join(30)
+    scanned: list[bytes] = []
+    scan = node.log.store.scan
+
+    def noting_scan(start: bytes, stop: bytes, **asked: Any) -> list[tuple[bytes, bytes]]:
+        scanned.append(start[1:13])
+        return scan(start, stop, **asked)
+
+    monkeypatch.setattr(node.log.store, "scan", noting_scan)
+    assert node.read_all(Position(29, 0)) == [Position(30, 0)]
+    assert min(scanned) == keys.pack_event(29, 0)
+
+
 async def test_what_is_kept_in_memory_is_bounded(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +91,25 @@ async def test_what_is_kept_in_memory_is_bounded(
     kept = [each.event for each in node.feed._ring if isinstance(each.event, EventRow)]
     assert sum(len(event.event_data) for event in kept) <= 2_000
     assert node.read_all() == [Position(index, 0) for index in range(1, 7)]
+
+
+@pytest.mark.parametrize("ring_positions", [10, 10_000])
+async def test_a_page_is_small_though_its_rows_are_large(
+    node: Node, monkeypatch: pytest.MonkeyPatch, ring_positions: int
+) -> None:
+    """From memory as from the state; a position alone may be larger than a page."""
+    monkeypatch.setattr(change_feed, "GREATEST_PAGE", 100)
+    monkeypatch.setattr(change_feed, "_RING_POSITIONS", ring_positions)
+    data = b'"%b"' % (b"x" * 50_000)
+    for _ in range(40):
+        node.log.do(record("a", event_data=data))
+    node.log.do(record("a", event_data=b'"%b"' % (b"x" * 300_000)))
+    after, seen = BEGINNING, 0
+    while (page := node.feed.read(after)).changes:
+        assert len(page.changes) <= 3
+        seen += len(page.changes)
+        after = page.upto
+    assert seen == 41
 
 
 async def test_commands_that_change_nothing_move_the_reader_on(node: Node) -> None:
@@ -91,6 +129,15 @@ async def test_a_reader_waits_for_the_next_change(node: Node) -> None:
     await asyncio.wait_for(waiting, 5)
     assert not ahead.done()
     ahead.cancel()
+
+
+async def test_who_gives_up_waiting_leaves_nothing_behind(node: Node) -> None:
+    node.join()
+    for _ in range(100):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await node.feed.wait(Position(1, 0))
+    assert not node.feed._waiting
 
 
 async def test_what_was_trimmed_is_refused_and_the_rest_is_read(node: Node) -> None:
@@ -124,6 +171,24 @@ async def test_a_ticket_is_answered_though_the_log_went_past_it(node: Node) -> N
     node.log.do(TrimChanges(before_wall_ms=0, keep=0, limit=10))
     node.feed.on_applied()
     assert isinstance(await asyncio.wait_for(waiting, 5), Rejected)
+
+
+async def test_a_damaged_row_is_told_to_who_waits_for_a_ticket_and_stops_no_other(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = node.open_ticket()
+    settled = asyncio.create_task(node.feed.settled(ticket))
+    waiting = asyncio.create_task(node.feed.wait(node.log.machine.applied_position))
+    await asyncio.sleep(0)
+    node.join()
+
+    def scan(*_: object, **__: object) -> Any:
+        raise DamagedStateError("row")
+
+    monkeypatch.setattr(node.log.store, "scan", scan)
+    with pytest.raises(DamagedStateError):
+        await asyncio.wait_for(settled, 5)
+    await asyncio.wait_for(waiting, 5)
 
 
 async def test_an_unknown_ticket_is_an_error(node: Node) -> None:
