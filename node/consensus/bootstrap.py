@@ -70,7 +70,7 @@ class Bootstrap:
             contact = self._contacts.get(node_id)
             if contact is None or not self._links.is_connected(node_id):
                 return
-            if not contact.blank:
+            if contact.cluster_id is not None:
                 logger.error("%s belongs to a cluster already: not bootstrapping", node_id)
                 self._wanted = False
                 return
@@ -102,7 +102,7 @@ class Bootstrap:
         contact = self._contacts.get(peer)
         if (
             contact is not None
-            and contact.blank
+            and contact.cluster_id is None
             and self._is_first_in_force
             and self._membership.is_pair(peer, contact.disk_uuid)
         ):

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from node.consensus.foundation import Foundation
-from node.consensus.messages import PROTOCOL_VERSION, Frame, Kind, RefusalReason
+from node.consensus.messages import PROTOCOL_VERSION, Frame, Hello, Kind, RefusalReason
 from node.consensus.peers import Peers
 from node.consensus.replication import Replication
 from statemachine.gates import SUPPORTED_VERSION
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """What a peer said in its last hello."""
-
-    disk_uuid: bytes
-    api_address: str
-    state_version: int
-    """The newest version of the state machine that it can run."""
-    blank: bool
-    """It knows of no cluster."""
-    new: bool
-    """Its disk was never a member: it may be admitted."""
 
 
 class Contacts:
@@ -43,38 +28,38 @@ class Contacts:
         self._raft = base.raft
         self._runtime = base.runtime
         self._notices = base.notices
-        self._contacts: dict[str, Contact] = {}
+        self._contacts: dict[str, Hello] = {}
+        """What each peer said last."""
         self._heard_at: dict[str, float] = {}
         self._refusals: dict[str, RefusalReason] = {}
 
-    def hello(self) -> Frame:
-        return (
-            int(Kind.HELLO),
-            PROTOCOL_VERSION,
-            self._membership.cluster_id,
-            self._identity.node_id,
-            self._identity.disk_uuid,
-            self._session,
-            self._identity.peer_address,
-            self._identity.api_address,
-            SUPPORTED_VERSION,
-            not self._membership.was_member,
+    def hello(self, peer: str) -> Frame:
+        hello = Hello(
+            protocol_version=PROTOCOL_VERSION,
+            cluster_id=self._membership.cluster_id,
+            node_id=self._identity.node_id,
+            disk_uuid=self._identity.disk_uuid,
+            session=self._session,
+            to=peer,
+            peer_address=self._identity.peer_address,
+            api_address=self._identity.api_address,
+            state_version=SUPPORTED_VERSION,
+            new=not self._membership.was_member,
         )
+        return (int(Kind.HELLO), *hello)
 
-    def admit(self, hello: Frame) -> RefusalReason | None:
+    def admit(self, frame: Frame) -> RefusalReason | None:
         """Judge a hello; None admits the peer."""
-        _, _, cluster_id, node_id, disk_uuid, _, _, api_address, state_version, new = hello
+        hello = Hello(*frame[1:])
         reason = self._reason_to_refuse(hello)
         if reason is not None:
             return reason
         self._forget_strangers()
-        before = self._contacts.get(node_id)
-        if before is not None and before.disk_uuid != disk_uuid:
-            self._replication.forget(node_id)
-        self._contacts[node_id] = Contact(
-            disk_uuid, api_address, state_version, blank=cluster_id is None, new=new
-        )
-        self.heard(node_id)
+        before = self._contacts.get(hello.node_id)
+        if before is not None and before.disk_uuid != hello.disk_uuid:
+            self._replication.forget(hello.node_id)
+        self._contacts[hello.node_id] = hello
+        self.heard(hello.node_id)
         return None
 
     def _forget_strangers(self) -> None:
@@ -87,28 +72,30 @@ class Contacts:
             self._heard_at.pop(stranger, None)
             self._replication.drop(stranger)
 
-    def _reason_to_refuse(self, hello: Frame) -> RefusalReason | None:
-        _, version, cluster_id, node_id, disk_uuid, _, peer_address, _, _, new = hello
+    def _reason_to_refuse(self, hello: Hello) -> RefusalReason | None:
         membership = self._membership
-        if version != PROTOCOL_VERSION:
-            return RefusalReason.PROTOCOL_VERSION
         own_cluster = membership.cluster_id
-        if cluster_id is not None and own_cluster is not None and cluster_id != own_cluster:
+        if hello.protocol_version != PROTOCOL_VERSION:
+            return RefusalReason.PROTOCOL_VERSION
+        if hello.cluster_id not in (None, own_cluster) and own_cluster is not None:
             return RefusalReason.WRONG_CLUSTER
-        if node_id == self._identity.node_id:
+        if hello.to != self._identity.node_id:
+            return RefusalReason.WRONG_NODE
+        if hello.node_id == self._identity.node_id:
             return RefusalReason.UNKNOWN_NODE
-        in_force = membership.is_pair(node_id, disk_uuid)
-        if in_force and self._replication.progress(node_id).regressed:
+        in_force = membership.is_pair(hello.node_id, hello.disk_uuid)
+        if in_force and self._replication.progress(hello.node_id).regressed:
             return RefusalReason.REGRESSED
         settled = membership.in_force is not None and not membership.change_pending
-        if not new and not in_force and settled and self._raft.is_leader:
+        if not hello.new and not in_force and settled and self._raft.is_leader:
             return RefusalReason.REMOVED
-        if membership.names(node_id) or self._peers.expects(node_id):
+        if membership.names(hello.node_id) or self._peers.expects(hello.node_id):
             return None
         # A member may have been added without this node having heard of it. Nothing that it says
-        # counts by that, but it must be able to ask for a vote.
-        same_cluster = cluster_id is not None and cluster_id == own_cluster
-        if same_cluster and self._peers.introduce(node_id, peer_address):
+        # counts by that, but it must be able to ask for a vote; or it leads, and this node is new.
+        if hello.cluster_id is not None and self._peers.introduce(
+            hello.node_id, hello.peer_address
+        ):
             return None
         return RefusalReason.UNKNOWN_NODE
 
@@ -127,7 +114,7 @@ class Contacts:
         """When anything last came from the peer, in monotonic seconds."""
         return self._heard_at.get(peer)
 
-    def get(self, peer: str) -> Contact | None:
+    def get(self, peer: str) -> Hello | None:
         return self._contacts.get(peer)
 
     def oldest_state_version(self) -> int:

@@ -15,8 +15,8 @@ from node.consensus.messages import Frame, RefusalReason
 class LinkEvents(Protocol):
     """What a link layer reports."""
 
-    def hello(self) -> Frame:
-        """The first frame of each connection that this node dials."""
+    def hello(self, peer: str) -> Frame:
+        """The first frame of a connection that this node dialled to reach `peer`."""
 
     def admit(self, hello: Frame) -> RefusalReason | None:
         """Judge a peer that dialled: None admits it."""

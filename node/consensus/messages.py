@@ -7,7 +7,7 @@ a frame *asserts* is judged by the receiver (`dispatch.py`).
 from __future__ import annotations
 
 import enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -74,8 +74,29 @@ class Kind(enum.IntEnum):
     """index, digest."""
 
 
+class Hello(NamedTuple):
+    """The fields of a HELLO, behind its kind."""
+
+    protocol_version: int
+    cluster_id: bytes | None
+    """None: the sender knows of no cluster."""
+    node_id: str
+    disk_uuid: bytes
+    session: bytes
+    to: str
+    """The id of the node that the sender means to reach."""
+    peer_address: str
+    api_address: str
+    state_version: int
+    """The newest version of the state machine that it can run."""
+    new: bool
+    """Its disk was never a member."""
+
+
 class RefusalReason(enum.StrEnum):
     WRONG_CLUSTER = "WRONG_CLUSTER"
+    WRONG_NODE = "WRONG_NODE"
+    """The dialled address is not that of the node that was meant."""
     UNKNOWN_NODE = "UNKNOWN_NODE"
     REMOVED = "REMOVED"
     REGRESSED = "REGRESSED"
@@ -85,9 +106,8 @@ class RefusalReason(enum.StrEnum):
 
 _BYTES_OR_NONE = (bytes, type(None))
 _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
-    # protocol, cluster id (none: in no cluster), node id, disk uuid, session, peer address,
-    # api address, state version, whether the disk was never a member
-    Kind.HELLO: (int, _BYTES_OR_NONE, str, bytes, bytes, str, str, int, bool),
+    # As in Hello.
+    Kind.HELLO: (int, _BYTES_OR_NONE, str, bytes, bytes, str, str, str, int, bool),
     Kind.REFUSED: (str,),
     Kind.APPEND: (int, int, int, int, int, tuple),
     Kind.APPEND_REPLY: (int, int, int, bool, bool, int),

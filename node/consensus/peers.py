@@ -73,7 +73,7 @@ class Peers:
         self._dial()
 
     def introduce(self, node_id: str, address: str) -> bool:
-        """Know a node that says it is of this cluster; False when there are too many such."""
+        """Know a node of this cluster, by its own account; False when there are too many such."""
         if len(node_id) > _MOST_ID_CHARACTERS or len(address) > _MOST_ADDRESS_CHARACTERS:
             return False
         if node_id not in self._introduced and len(self._introduced) >= MOST_INTRODUCED:

@@ -47,8 +47,8 @@ class Reception(LinkEvents):
 
     # --- peers
 
-    def hello(self) -> Frame:
-        return self._contacts.hello()
+    def hello(self, peer: str) -> Frame:
+        return self._contacts.hello(peer)
 
     def admit(self, hello: Frame) -> RefusalReason | None:
         reason = self._contacts.admit(hello)

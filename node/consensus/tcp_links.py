@@ -281,7 +281,7 @@ class TcpLinks:
             connection.abort()
             return
         self._outgoing[peer] = connection
-        self.send(peer, self.events.hello())
+        self.send(peer, self.events.hello(peer))
         self.events.on_connected(peer)
 
     def outgoing_down(self, connection: _Outgoing) -> None:

@@ -27,6 +27,7 @@ from node.consensus.messages import (
     _SHAPES,
     PROTOCOL_VERSION,
     Frame,
+    Hello,
     Kind,
     RefusalReason,
     decode,
@@ -231,19 +232,19 @@ class Bench:
         new: bool | None = None,
     ) -> RefusalReason | None:
         """The peer dials: what the engine makes of it. Who knows of no cluster is new by that."""
-        frame = (
-            int(Kind.HELLO),
-            PROTOCOL_VERSION,
-            None if blank else CLUSTER_ID,
-            peer,
-            disk_uuid or disk_of(peer),
-            b"session of " + peer.encode(),
-            peer,
-            peer,
-            SUPPORTED_VERSION,
-            blank if new is None else new,
+        hello = Hello(
+            protocol_version=PROTOCOL_VERSION,
+            cluster_id=None if blank else CLUSTER_ID,
+            node_id=peer,
+            disk_uuid=disk_uuid or disk_of(peer),
+            session=b"session of " + peer.encode(),
+            to=self.name,
+            peer_address=peer,
+            api_address=peer,
+            state_version=SUPPORTED_VERSION,
+            new=blank if new is None else new,
         )
-        return self.links.events.admit(frame)
+        return self.links.events.admit((int(Kind.HELLO), *hello))
 
     def connect(self, peer: str) -> None:
         self.links.connected.add(peer)

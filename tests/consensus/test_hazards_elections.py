@@ -414,6 +414,6 @@ def test_the_disk_of_a_member_is_part_of_who_it_is() -> None:
 
 def test_frames_of_unknown_kinds_are_counted_and_ignored() -> None:
     bench = Bench()
-    frame: Frame = (int(Kind.HELLO), 1, None, "b", b"", b"", "", "", 1, True)
+    frame: Frame = (int(Kind.HELLO), 1, None, "b", b"", b"", "", "", "", 1, True)
     bench.receive("b", frame)
     assert bench.engine.counters["unexpected_frames"] == 1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from node.consensus.admission import ADD, REMOVE, Admission
+from node.consensus.admission import ADD, REMOVE, TRANSFER, Admission
 from node.consensus.bootstrap import Bootstrap
 from node.consensus.contacts import Contacts
 from node.consensus.membership import (
@@ -23,7 +23,7 @@ from node.consensus.membership import (
     decode_configuration,
     first_configuration,
 )
-from node.consensus.messages import Frame, Kind, RefusalReason
+from node.consensus.messages import Frame, Hello, Kind, RefusalReason
 from node.consensus.peers import MOST_INTRODUCED, Peers
 from node.consensus.replication import Replication
 from statemachine.store import Store
@@ -263,7 +263,7 @@ def test_d20_needs_everybody_to_be_there_and_blank_at_the_bootstrap(
         members = [MemberRecord(own.node_id, own.disk_uuid, own.peer_address, own.api_address)]
         for node_id, address in sorted(bootstrap._peers.configured.items()):
             contact = bootstrap._contacts.get(node_id)
-            if contact is not None and contact.blank:
+            if contact is not None and contact.cluster_id is None:
                 members.append(
                     MemberRecord(node_id, contact.disk_uuid, address, contact.api_address)
                 )
@@ -278,11 +278,21 @@ def test_d20_needs_everybody_to_be_there_and_blank_at_the_bootstrap(
         )
 
 
+def _hello_of_b(bench: Bench, to: str) -> Hello:
+    return Hello(*bench.links.events.hello(to)[1:])._replace(node_id="b")
+
+
 def test_a_node_of_another_cluster_is_refused() -> None:
     bench = Bench()
-    frame = list(bench.links.events.hello())
-    frame[2], frame[3] = b"another cluster!", "b"
-    assert bench.links.events.admit(tuple(frame)) is RefusalReason.WRONG_CLUSTER
+    hello = _hello_of_b(bench, to="a")._replace(cluster_id=b"another cluster!")
+    assert bench.links.events.admit((int(Kind.HELLO), *hello)) is RefusalReason.WRONG_CLUSTER
+
+
+def test_who_meant_another_node_is_told() -> None:
+    """An address was copied to the wrong line: the log of one node must not go to another."""
+    bench = Bench(found=False)
+    hello = _hello_of_b(bench, to="c")
+    assert bench.links.events.admit((int(Kind.HELLO), *hello)) is RefusalReason.WRONG_NODE
 
 
 def a_wiped_voter_acknowledges() -> None:
@@ -481,7 +491,7 @@ def test_a_node_that_has_been_in_a_cluster_is_not_added() -> None:
 
 
 def says_it_is_new(bench: Bench) -> bool:
-    *_, new = bench.links.events.hello()
+    *_, new = bench.links.events.hello("b")
     return bool(new)
 
 
@@ -609,8 +619,8 @@ def test_a_wiped_node_is_admitted_again_when_its_admission_was_cut() -> None:
 def test_that_needs_more_than_to_know_of_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     hello = Contacts.hello
 
-    def new_if_blank(contacts: Contacts) -> Frame:
-        frame = hello(contacts)
+    def new_if_blank(contacts: Contacts, peer: str) -> Frame:
+        frame = hello(contacts, peer)
         return (*frame[:-1], frame[2] is None)
 
     monkeypatch.setattr(Contacts, "hello", new_if_blank)
@@ -725,3 +735,49 @@ def test_only_a_few_introduce_themselves_and_who_is_gone_makes_room() -> None:
     assert bench.engine.contacts.get(strangers[3]) is None
     assert len(bench.links.peers) == 2 + MOST_INTRODUCED
     assert bench.hello("x" * 1000) is RefusalReason.UNKNOWN_NODE
+
+
+def an_added_node_leads_when_a_wiped_one_returns() -> None:
+    """The wiped node's configuration file does not name its leader."""
+    cluster = started_cluster()
+    added = _added_node(cluster)
+    old_leader = leader_name(cluster)
+    engine = cluster.engine(old_leader)
+    assert engine is not None
+    cluster.run_as(
+        old_leader,
+        lambda: engine.admission.ask(
+            TRANSFER, added, engine.now() + 5.0, lambda _code, _detail: None
+        ),
+    )
+    cluster.wait_for(lambda: _leads(cluster, added), 10.0, "the added node leads")
+    cluster.kill("n1")
+    cluster.wipe("n1")
+    cluster.start("n1")
+    try:
+        cluster.wait_for(lambda: _is_voter(cluster, "n1"), 10.0, "the wiped node is a voter again")
+    except Violation as error:
+        raise BrokenPromise(str(error)) from error
+    assert _leads(cluster, added)
+
+
+def _leads(cluster: SimulatedCluster, name: str) -> bool:
+    leader = cluster.leader()
+    return leader is not None and leader.identity.node_id == name
+
+
+def test_a_wiped_node_follows_a_leader_that_its_file_does_not_name() -> None:
+    an_added_node_leads_when_a_wiped_one_returns()
+
+
+def test_that_needs_a_new_node_to_hear_members_that_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    introduce = Peers.introduce
+
+    def when_in_a_cluster(peers: Peers, node_id: str, address: str) -> bool:
+        return peers._membership.in_force is not None and introduce(peers, node_id, address)
+
+    monkeypatch.setattr(Peers, "introduce", when_in_a_cluster)
+    with pytest.raises(BrokenPromise, match="voter again"):
+        an_added_node_leads_when_a_wiped_one_returns()

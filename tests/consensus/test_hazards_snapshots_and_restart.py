@@ -395,7 +395,7 @@ def a_member_installs_a_snapshot_and_is_removed_later() -> None:
     bench.act(lambda: bench.storage.checkpoint(force=True))
     bench.crash()
     bench.boot()
-    *_, new = bench.links.events.hello()
+    *_, new = bench.links.events.hello("b")
     promise(not new, "a removed disk calls itself new after a snapshot")
 
 

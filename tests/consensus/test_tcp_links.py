@@ -23,9 +23,9 @@ class Events:
         self.refusal: RefusalReason | None = None
         self.when_connected: Callable[[str], None] = lambda _peer: None
 
-    def hello(self) -> Frame:
+    def hello(self, peer: str) -> Frame:
         disk = self.node_id.encode() * 16
-        identity = (None, self.node_id, disk[:16], disk[:16], "", "")
+        identity = (None, self.node_id, disk[:16], disk[:16], peer, "", "")
         return (int(Kind.HELLO), PROTOCOL_VERSION, *identity, 1, True)
 
     def admit(self, hello: Frame) -> RefusalReason | None:

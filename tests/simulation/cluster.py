@@ -10,6 +10,7 @@ from node.consensus.engine import Engine
 from node.consensus.foundation import Identity
 from node.consensus.journal import JournalSettings
 from node.consensus.journal_format import JournalDamagedError
+from node.consensus.membership import Configuration
 from node.consensus.settings import EngineSettings
 from tests.simulation.disk import Files, SimulatedDisk
 from tests.simulation.network import Network
@@ -60,6 +61,7 @@ class SimulatedCluster:
         self.applied: dict[int, tuple[int, str]] = {}
         """What the first node to apply an index applied there: checksum, and the node's name."""
         self.leader_of_term: dict[int, str] = {}
+        self._configuration: Configuration | None = None
         self.on_started: Callable[[str], None] = lambda _name: None
         self.on_died: Callable[[str], None] = lambda _name: None
         world.on_process_stopped = self._on_process_stopped
@@ -228,6 +230,21 @@ class SimulatedCluster:
         """The leader that is ready, with the greatest term."""
         ready = [engine for engine in self.engines() if engine.leader_ready]
         return max(ready, key=lambda engine: engine.raft.term, default=None)
+
+    def configuration(self) -> Configuration | None:
+        """As the leader knows it; as the last leader did, while there is none."""
+        leader = self.leader()
+        if leader is not None:
+            self._configuration = leader.membership.in_force
+        return self._configuration
+
+    def voters(self) -> list[str]:
+        configuration = self.configuration()
+        return [voter.node_id for voter in configuration.voters] if configuration else []
+
+    def is_member(self, name: str) -> bool:
+        configuration = self.configuration()
+        return configuration is not None and configuration.member(name) is not None
 
     def run_as(self, name: str, callback: Callable[[], None]) -> None:
         self.world.run_now(self.nodes[name].process, callback)

@@ -6,9 +6,15 @@ import errno
 from collections import Counter
 from collections.abc import Callable
 
+from node.consensus.admission import ADD, REMOVE, TRANSFER
 from tests.simulation.cluster import SimulatedCluster
 
 FaultAction = Callable[[], None]
+
+_MOST_ADDED = 2
+"""How many nodes join that no configuration file names."""
+
+_LEAST_VOTERS = 3
 
 
 class Faults:
@@ -42,6 +48,8 @@ class Faults:
             ("bit_flip", self._bit_flip),
             ("wipe", self._wipe),
             ("transfer", self._transfer),
+            ("add_member", self._add_member),
+            ("remove_member", self._remove_member),
         ]
 
     def start(self) -> None:
@@ -113,15 +121,44 @@ class Faults:
         process.wall_offset_ms += self._world.rng.choice((-60_000, -500, 500, 60_000))
 
     def _transfer(self) -> None:
+        self._ask(TRANSFER, "")
+
+    # --- members
+
+    def _ask(self, kind: str, node_id: str) -> None:
+        """As an operator does, through any node; nobody waits for the answer."""
         name = self._any()
         engine = self._cluster.engine(name)
         if engine is not None:
             self._cluster.run_as(
                 name,
                 lambda: engine.admission.ask(
-                    "TRANSFER", "", engine.now() + 5.0, lambda _code, _detail: None
+                    kind, node_id, engine.now() + 5.0, lambda _code, _detail: None, node_id, node_id
                 ),
             )
+
+    def _add_member(self) -> None:
+        """One that was removed, with an empty disk, or one that nobody has heard of."""
+        voters = self._cluster.voters()
+        if not self._agree(voters):
+            # One who was removed may be needed again, if that was not for good.
+            return
+        outside = [name for name in self._cluster.names if not self._cluster.is_member(name)]
+        if outside:
+            name = self._world.rng.choice(outside)
+            self._cluster.kill(name)
+            self._cluster.wipe(name)
+            self._cluster.start(name)
+        elif len(self._cluster.names) < len(self._cluster.configured) + _MOST_ADDED:
+            name = self._cluster.start_another()
+        else:
+            return
+        self._world.at(self._for(0.0, 1.0), lambda: self._ask(ADD, name))
+
+    def _remove_member(self) -> None:
+        voters = self._cluster.voters()
+        if len(voters) > _LEAST_VOTERS:
+            self._ask(REMOVE, self._world.rng.choice(voters))
 
     # --- network
 
@@ -214,21 +251,24 @@ class Faults:
 
     def _may_lose_a_disk(self, name: str) -> bool:
         """Whether everybody else is up, holds all that is committed, and nobody is new."""
-        others = [other for other in self._cluster.names if other != name]
-        engines = [self._cluster.engine(other) for other in others]
-        if len(others) < 2 or self._cluster.network.cut:
+        others = [other for other in self._cluster.voters() if other != name]
+        if name not in self._cluster.voters() or len(others) < 2 or not self._agree(others):
             return False
-        known = [engine for engine in engines if engine is not None]
-        if len(known) != len(others) or any(node.damaged for node in self._cluster.nodes.values()):
+        engines = [engine for other in others if (engine := self._cluster.engine(other))]
+        commit = max(engine.raft.commit_index for engine in engines)
+        return all(engine.journal.durable_index >= commit for engine in engines)
+
+    def _agree(self, names: list[str]) -> bool:
+        """Whether all of these are up and sound, and know of no other members than each other."""
+        if self._cluster.network.cut or any(node.damaged for node in self._cluster.nodes.values()):
             return False
-        commit = max(engine.raft.commit_index for engine in known)
-        return all(
-            engine.membership.is_voter
-            and engine.membership.in_force is not None
+        voters = set(self._cluster.voters())
+        return bool(names) and all(
+            engine is not None
+            and engine.membership.is_voter
             and not engine.membership.change_pending
-            and len(engine.membership.in_force.voters) == len(self._cluster.names)
-            and engine.journal.durable_index >= commit
-            for engine in known
+            and {*engine.membership.other_voters, engine.identity.node_id} == voters
+            for engine in map(self._cluster.engine, names)
         )
 
     def _bit_flip(self) -> None:

@@ -89,7 +89,7 @@ class Network:
             return
         connection = _Connection(name, peer, source.process.incarnation, target.process.incarnation)
         source.outgoing[peer] = connection
-        hello = source.events.hello()
+        hello = source.events.hello(peer)
         self._transmit(connection, encode(hello))
         source.events.on_connected(peer)
 

@@ -67,6 +67,10 @@ def _run(cluster: SimulatedCluster, workload: Workload, faults: Faults, duration
     workload.running = False
     world.run_until(world.now + 8.0)
     cluster.wait_for(lambda: _converged(cluster), HEALED_WITHIN_S, "all nodes agree")
+    for name in cluster.names:
+        if not cluster.is_member(name):
+            # It was removed, or never admitted, and knows nothing of what came afterwards.
+            cluster.kill(name)
     check(cluster, workload.history)
 
 
@@ -81,10 +85,11 @@ def _check_liveness(cluster: SimulatedCluster, workload: Workload) -> None:
 
 
 def _converged(cluster: SimulatedCluster) -> bool:
-    engines = cluster.engines()
+    members = [name for name in cluster.names if cluster.is_member(name)]
+    engines = [engine for name in members if (engine := cluster.engine(name)) is not None]
     return (
-        len(engines) == len(cluster.names)
-        and cluster.leader() is not None
+        cluster.leader() is not None
+        and len(engines) == len(members)
         and len({engine.raft.last_applied for engine in engines}) == 1
         and all(
             engine.membership.is_voter and not engine.membership.change_pending
