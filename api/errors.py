@@ -53,6 +53,8 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "EVENT_NOT_FOUND": ProblemKind(404, "No such event is stored"),
     "PARTICIPANT_NOT_FOUND": ProblemKind(404, "No such participant is known"),
     "NOT_A_MEMBER": ProblemKind(404, "No such node belongs to the cluster"),
+    "PROPOSAL_NOT_FOUND": ProblemKind(404, "No such proposal is kept"),
+    "DATA_NOT_FOUND": ProblemKind(404, "Nothing is committed under this key"),
     "TICKET_NOT_FOUND": ProblemKind(404, "No wait has this ticket"),
     "METHOD_NOT_ALLOWED": ProblemKind(405, "The path does not take this method"),
     "BODY_TIMEOUT": ProblemKind(
@@ -65,6 +67,10 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "FENCING_TOKEN_STALE": ProblemKind(409, "The fencing token is not that of a lease"),
     "VECTOR_TOO_LARGE": ProblemKind(409, "The vector cannot hold so many participants"),
     "TOO_MANY_SIBLINGS": ProblemKind(409, "The object has too many concurrent values"),
+    "REJECTED": ProblemKind(409, "The proposal was rejected"),
+    "PROPOSAL_EXPIRED": ProblemKind(409, "The proposal was not decided in time"),
+    "PROPOSAL_ID_TAKEN": ProblemKind(409, "The id belongs to another proposal"),
+    "PROPOSAL_UNDECIDED": ProblemKind(409, "The votes do not suffice yet"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
     "VERSION_UNKNOWN": ProblemKind(409, "No node knows this version"),
     "ALREADY_MEMBER": ProblemKind(409, "The node belongs to the cluster already"),
@@ -91,6 +97,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "LOCK_QUEUE_FULL": ProblemKind(429, "No more can wait for the lock now", retryable=True),
     "LOCK_TABLE_FULL": ProblemKind(429, "No more locks can be held now", retryable=True),
+    "PROPOSALS_FULL": ProblemKind(
+        429, "No more proposals can be undecided at once", retryable=True
+    ),
     "SESSION_WINDOW_EXCEEDED": ProblemKind(
         429, "The node has more requests under way than it can take", retryable=True
     ),
@@ -107,6 +116,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "NOT_READY": ProblemKind(503, "The node cannot serve now", retryable=True),
     "NOT_LEADER": ProblemKind(503, "The node is not a confirmed leader", retryable=True),
     "STATE_DAMAGED": ProblemKind(503, "The node's copy of the state is damaged", retryable=True),
+    "COMMITTED_KEYS_FULL": ProblemKind(507, "No more keys can have committed data"),
     "STORAGE_FULL": ProblemKind(507, "The cluster has no room for more"),
 }
 
@@ -146,6 +156,10 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Who has what was asked for."""
     oldest: str | None = None
     """The position behind which everything is still kept."""
+    votes: dict[str, str] | None = None
+    """How each node voted on the proposal: ACCEPT, REJECT or PENDING."""
+    reasons: dict[str, str] | None = None
+    """Why nodes voted REJECT."""
     retryable: bool | None = None
 
 
@@ -171,6 +185,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         """Where the log rejected the request, when it did."""
         self.holder: LockHolderBody | None = None
         self.oldest: Position | None = None
+        self.votes: dict[str, str] | None = None
+        self.reasons: dict[str, str] | None = None
         self.retryable = self.kind.retryable
         self.replayed = False
         """An earlier request with the same idempotency key was rejected so."""
@@ -194,6 +210,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
             errors=self.errors,
             holder=self.holder,
             oldest=None if self.oldest is None else str(self.oldest),
+            votes=self.votes,
+            reasons=self.reasons,
             retryable=self.retryable,
         )
 

@@ -36,6 +36,7 @@ from node.metrics import EngineCollector
 from node.physical_clock import PhysicalClock
 from node.scrub import Scrub
 from node.state_files import StateFiles
+from node.voting import Voting
 from statemachine.store import DamagedStateError
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Process:
         scrub = Scrub(storage, self._rebuild_damaged)
         probe = HttpProbe()
         housekeeping = Housekeeping(engine, cluster, storage, config.events, config.watch)
+        voting = Voting(engine, cluster, storage)
         monitor = HealthMonitor(
             node_id=config.node.id,
             settings=config.health,
@@ -100,6 +102,7 @@ class Process:
         runner = await self._serve_api(cluster, monitor, metrics)
         monitor.start()
         housekeeping.start()
+        voting.start()
         scrub.start()
         companion = asyncio.create_task(self._companion(cluster)) if self._companion else None
         gc.collect()
@@ -112,6 +115,7 @@ class Process:
             companion.cancel()
             await asyncio.gather(companion, return_exceptions=True)
         await scrub.close()
+        await voting.close()
         await housekeeping.close()
         await monitor.close()
         await probe.close()

@@ -42,6 +42,9 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.TickVector: 1,
     commands.SendMessage: 1,
     commands.ReceiveMessage: 1,
+    commands.ProposeData: 1,
+    commands.VoteProposals: 1,
+    commands.DecideProposal: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

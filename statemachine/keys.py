@@ -19,6 +19,12 @@
     Z  c|v  name\\0  entry place              the same as it was after that event
     Y  key\\0                                 a versioned object
     H  name\\0  message                       a message that a participant has received
+    D p  id\\0                                a data proposal and its votes
+    D d  id\\0                                its data, until it is decided
+    D o  node\\0  entry place              -> id            a ballot that a voter owes
+    D s  entry place                       -> proposer, id  votes that suffice for a decision
+    D e  decided  proposed                 -> id            decided proposals, in that order
+    D c  key\\0                               committed data
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
@@ -59,6 +65,12 @@ VECTOR: Final = b"V"
 VECTOR_BASE: Final = b"Z"
 OBJECT: Final = b"Y"
 RECEIVED: Final = b"H"
+PROPOSAL: Final = b"Dp"
+PROPOSED_DATA: Final = b"Dd"
+OWED_BALLOT: Final = b"Do"
+DECIDABLE_PROPOSAL: Final = b"Ds"
+DECIDED_PROPOSAL: Final = b"De"
+COMMITTED_DATA: Final = b"Dc"
 EVENT_IN_LIST: Final = b"F"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"

@@ -32,6 +32,7 @@ from statemachine.outcomes import (
     UnitOutcome,
     WaitCancelled,
 )
+from statemachine.proposals import Proposals
 from statemachine.retention import trim_events
 from statemachine.routing import change_routing
 from statemachine.sequences import advance
@@ -101,6 +102,7 @@ class Machine:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._loads = 0
         self.reload()
 
     def reload(self) -> None:
@@ -115,11 +117,13 @@ class Machine:
                 f"version {state.active_version} is active in the state, this program knows "
                 f"{gates.SUPPORTED_VERSION}; start the newer program"
             )
+        self._loads += 1
         self._state = state
         self._writes = WriteBuffer(self._store)
         self._changes = ChangeLog(state, self._writes)
         self._tickets = Tickets(state, self._writes, self._changes)
         self._locks = Locks(state, self._writes, self._changes, self._tickets)
+        self._proposals = Proposals(state, self._writes, self._changes, self._tickets)
         self._participants = Participants(state, self._writes, self._changes)
         self._sessions = Sessions(state, self._writes)
         self._remembered = IdempotencyTable(state, self._writes)
@@ -189,6 +193,11 @@ class Machine:
     def lock_wait_count(self) -> int:
         """Acquires that wait for their turn."""
         return self._state.lock_wait_count
+
+    @property
+    def proposals_revision(self) -> tuple[int, int]:
+        """When it differs from before, there may be work for a voter. Each node has its own."""
+        return self._loads, self._proposals.revision
 
     @property
     def digest(self) -> bytes:
@@ -407,6 +416,12 @@ class Machine:
                 return self._vectors.send(command, place)
             case commands.ReceiveMessage():
                 return self._vectors.receive(command, place)
+            case commands.ProposeData():
+                return self._proposals.propose(command, place)
+            case commands.VoteProposals():
+                return self._proposals.vote(command, place)
+            case commands.DecideProposal():
+                return self._proposals.decide(command, place)
             case _:
                 assert_never(command)
 
@@ -434,6 +449,8 @@ class Machine:
                     self._locks.forget_release(timer_id, place)
                 case TimerKind.MESSAGE_EXPIRY:
                     self._vectors.forget_message(due_ms, timer_id)
+                case TimerKind.PROPOSAL_EXPIRY:
+                    self._proposals.forget(timer_id)
                 case unknown:
                     assert_never(unknown)
             fired += 1
@@ -448,7 +465,8 @@ class Machine:
         ticket = self._tickets.get(position)
         if ticket is None:
             return _TICKET_NOT_FOUND
-        waits = ticket.outcome is None
+        # A proposal is for all to see: it is decided though its client has gone.
+        waits = ticket.outcome is None and ticket.kind is not TicketKind.PROPOSAL
         if waits:
             self._end_wait(position, ticket, place)
         return Applied(WaitCancelled(cancelled=waits))
@@ -458,5 +476,7 @@ class Machine:
         match ticket.kind:
             case TicketKind.LOCK:
                 self._locks.end_wait(position, ticket, place)
+            case TicketKind.PROPOSAL:
+                self._proposals.expire(ticket.reference, place)
             case unknown:
                 assert_never(unknown)

@@ -39,6 +39,11 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Stored events."""
     idempotency_count: int = 0
     """Remembered idempotency keys."""
+    undecided_proposals: int = 0
+    decided_proposals: int = 0
+    """Those that are still kept."""
+    committed_keys: int = 0
+    """Keys with committed data."""
     change_count: int = 0
     """Rows of the change log."""
     compacted: Position = Position(0, 0)

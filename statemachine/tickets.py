@@ -36,6 +36,8 @@ class TicketKind(enum.IntEnum):
 
     LOCK = 1
     """The reference is the terminated name of the lock."""
+    PROPOSAL = 2
+    """The reference is the terminated id of the proposal."""
 
 
 class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -34,6 +34,8 @@ class TimerKind(enum.IntEnum):
     """The id is the lock's terminated name and the packed token of the lease."""
     LOCK_RELEASE_FORGOTTEN = 11
     """The id is the lock's terminated name."""
+    PROPOSAL_EXPIRY = 20
+    """The id is the terminated id of a decided proposal."""
 
 
 def arm(writes: WriteBuffer, due_ms: int, kind: TimerKind, timer_id: bytes) -> None:

@@ -7,9 +7,24 @@ kept as long as events are.
 from statemachine.changes.change import Change
 from statemachine.changes.cluster import ParticipantJoined, ParticipantLeft, RoutingChanged
 from statemachine.changes.locks import LockExpired, LockGranted, LockReleased
+from statemachine.changes.proposals import (
+    ProposalCommitted,
+    ProposalProposed,
+    ProposalRejected,
+    ProposalVoted,
+)
 
 AnyChange = (
-    ParticipantJoined | ParticipantLeft | RoutingChanged | LockGranted | LockReleased | LockExpired
+    ParticipantJoined
+    | ParticipantLeft
+    | RoutingChanged
+    | LockGranted
+    | LockReleased
+    | LockExpired
+    | ProposalProposed
+    | ProposalVoted
+    | ProposalCommitted
+    | ProposalRejected
 )
 
 __all__ = [
@@ -20,5 +35,9 @@ __all__ = [
     "LockReleased",
     "ParticipantJoined",
     "ParticipantLeft",
+    "ProposalCommitted",
+    "ProposalProposed",
+    "ProposalRejected",
+    "ProposalVoted",
     "RoutingChanged",
 ]

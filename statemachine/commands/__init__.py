@@ -29,6 +29,12 @@ from statemachine.commands.housekeeping import (
 from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
 from statemachine.commands.locks import AbandonLock, AcquireLock, ReleaseLock, RenewLock
 from statemachine.commands.oracle import ReserveTimestamps
+from statemachine.commands.proposals import (
+    Ballot,
+    DecideProposal,
+    ProposeData,
+    VoteProposals,
+)
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.timestamps import (
     JoinParticipant,
@@ -47,9 +53,11 @@ __all__ = [
     "ActivateVersion",
     "AdvanceSequence",
     "AnyCommand",
+    "Ballot",
     "CancelWait",
     "ChangeRouting",
     "Command",
+    "DecideProposal",
     "Entry",
     "FireTimers",
     "IdempotencyKey",
@@ -58,6 +66,7 @@ __all__ = [
     "LeaveParticipant",
     "MergeVersion",
     "ObserveHybridTime",
+    "ProposeData",
     "ReceiveMessage",
     "RecordEvent",
     "ReleaseLock",
@@ -71,5 +80,6 @@ __all__ = [
     "TrimChanges",
     "TrimEvents",
     "Unit",
+    "VoteProposals",
     "WriteObject",
 ]

@@ -17,6 +17,7 @@ from statemachine.commands.housekeeping import (
 from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
 from statemachine.commands.locks import AbandonLock, AcquireLock, ReleaseLock, RenewLock
 from statemachine.commands.oracle import ReserveTimestamps
+from statemachine.commands.proposals import DecideProposal, ProposeData, VoteProposals
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.timestamps import (
     JoinParticipant,
@@ -57,6 +58,9 @@ AnyCommand = (
     | TickVector
     | SendMessage
     | ReceiveMessage
+    | ProposeData
+    | VoteProposals
+    | DecideProposal
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

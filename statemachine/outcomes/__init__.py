@@ -26,6 +26,7 @@ from statemachine.outcomes.housekeeping import (
 from statemachine.outcomes.hybrid_clock import HybridClockTicked
 from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.oracle import TimestampsReserved
+from statemachine.outcomes.proposals import ProposalDecided, VoteCast, VotesCounted
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
@@ -54,6 +55,7 @@ __all__ = [
     "ParticipantChanged",
     "Pending",
     "Position",
+    "ProposalDecided",
     "Rejected",
     "RejectionCode",
     "RequestOutcome",
@@ -67,5 +69,7 @@ __all__ = [
     "VectorAdvanced",
     "VersionActivated",
     "VersionAdvanced",
+    "VoteCast",
+    "VotesCounted",
     "WaitCancelled",
 ]

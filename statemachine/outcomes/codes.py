@@ -27,6 +27,12 @@ class RejectionCode(enum.StrEnum):
     LOCK_QUEUE_FULL = "LOCK_QUEUE_FULL"
     LOCK_TABLE_FULL = "LOCK_TABLE_FULL"
     FENCING_TOKEN_STALE = "FENCING_TOKEN_STALE"  # noqa: S105 - no password
+    PROPOSAL_NOT_FOUND = "PROPOSAL_NOT_FOUND"
+    PROPOSAL_ID_TAKEN = "PROPOSAL_ID_TAKEN"
+    PROPOSAL_UNDECIDED = "PROPOSAL_UNDECIDED"
+    """The votes do not suffice yet; a client never sees it."""
+    PROPOSALS_FULL = "PROPOSALS_FULL"
+    COMMITTED_KEYS_FULL = "COMMITTED_KEYS_FULL"
     INVALID_COMMAND = "INVALID_COMMAND"
     """A field that the HTTP layer should not have let through."""
     SESSION_WINDOW_EXCEEDED = "SESSION_WINDOW_EXCEEDED"

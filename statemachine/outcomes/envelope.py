@@ -17,6 +17,7 @@ from statemachine.outcomes.housekeeping import (
 from statemachine.outcomes.hybrid_clock import HybridClockTicked
 from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.oracle import TimestampsReserved
+from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
 from statemachine.outcomes.vectors import ObjectWritten, VectorAdvanced, VersionAdvanced
@@ -40,6 +41,8 @@ AnyResult = (
     | VersionAdvanced
     | VectorAdvanced
     | ObjectWritten
+    | ProposalDecided
+    | VotesCounted
 )
 
 

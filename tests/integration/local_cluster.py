@@ -15,12 +15,20 @@ from api.cluster import (
 )
 from api.routing import NodeState, RejoinRefusedError, RoutingEntry, RoutingTable
 from node.change_feed import ChangeFeed
+from node.voting import Voter
 from statemachine.codec import encode_entry, encode_request, encode_unit
-from statemachine.commands import MAX_ENTRY_BYTES, AnyCommand, IdempotencyKey, Request
+from statemachine.commands import (
+    MAX_ENTRY_BYTES,
+    AnyCommand,
+    FireTimers,
+    IdempotencyKey,
+    Request,
+)
 from statemachine.machine import Machine
 from statemachine.memory_store import MemoryStore
 from statemachine.outcomes import Position, RequestOutcome
 from statemachine.store import DamagedStateError
+from statemachine.timers import due_timers
 
 START_MS = 1_700_000_000_000
 
@@ -45,6 +53,8 @@ class LocalCluster:
         self.leader: str | None = node_id
         self.quorum_confirmed_ms: int | None = 0
         self.caught_up = True
+        self.down: list[str] = []
+        """Nodes that are not heard and do not vote."""
         self.members = [_member(name, at) for at, name in enumerate(("n1", "n2", "n3"), start=1)]
         self.timeouts_ms: list[int] = []
         self.consistencies: list[Consistency] = []
@@ -65,6 +75,18 @@ class LocalCluster:
         if self.fault is not None and not self.lose_answers:
             raise self.fault
         lifetime_ms = timeout_ms if self.lifetime_ms is None else self.lifetime_ms
+        answered = self._apply(commands, lifetime_ms, idempotency)
+        self.vote()
+        if self.fault is not None:
+            raise self.fault
+        return answered
+
+    def _apply(
+        self,
+        commands: Sequence[AnyCommand],
+        lifetime_ms: int = 5_000,
+        idempotency: IdempotencyKey | None = None,
+    ) -> RequestOutcome:
         request = encode_request(
             Request(self.elapsed_ms + lifetime_ms, idempotency, tuple(commands))
         )
@@ -77,9 +99,28 @@ class LocalCluster:
             index, self.term, encode_entry(self.wall_ms, self.elapsed_ms, [unit])
         )
         self.changes.on_applied()
-        if self.fault is not None:
-            raise self.fault
         return answered.requests[0]
+
+    def vote(self) -> None:
+        """Let every node that is up say what it has to say to proposals."""
+        said = True
+        while said:
+            said = False
+            for member in self.members:
+                if member.node_id in self.down:
+                    continue
+                leads = member.node_id == self.leader
+                commands = Voter(member.node_id, self.store).step(0.0, leads=leads)
+                if commands:
+                    self._apply(commands)
+                    said = True
+
+    def let_pass(self, duration_ms: int) -> None:
+        """Let time pass, and do what is due then."""
+        self.wall_ms += duration_ms
+        self.elapsed_ms += duration_ms
+        while due := due_timers(self.store, self.elapsed_ms):
+            self._apply([FireTimers(timers=due)])
 
     async def read(self, consistency: Consistency, *, timeout_ms: int) -> View:
         self.timeouts_ms.append(timeout_ms)
@@ -100,7 +141,7 @@ class LocalCluster:
                 api_address=member.api_address,
                 peer_address=member.peer_address,
                 match_index=self.machine.applied_index if leads else None,
-                last_contact_ms=0 if member.node_id == self.node_id else 12,
+                last_contact_ms=self._last_contact_ms(member.node_id),
             )
             for member in self.members
         )
@@ -116,6 +157,11 @@ class LocalCluster:
             quorum_confirmed_ms=self.quorum_confirmed_ms,
             caught_up=self.caught_up,
         )
+
+    def _last_contact_ms(self, node_id: str) -> int:
+        if node_id in self.down:
+            return 60_000
+        return 0 if node_id == self.node_id else 12
 
     def report_damage(self, error: DamagedStateError) -> None:
         self.damage.append(error)

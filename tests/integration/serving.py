@@ -27,6 +27,8 @@ PARTICIPANTS = "/api/v1/participants"
 BATCH = "/api/v1/batch"
 HLC = "/api/v1/hlc"
 SEQUENCES = "/api/v1/sequences"
+PROPOSALS = "/api/v1/consensus/proposals"
+COMMITTED = "/api/v1/consensus/data"
 CLUSTER = "/api/v1/cluster"
 
 

@@ -11,8 +11,10 @@ from statemachine.commands import (
     ActivateVersion,
     AdvanceSequence,
     AnyCommand,
+    Ballot,
     CancelWait,
     ChangeRouting,
+    DecideProposal,
     FireTimers,
     IdempotencyKey,
     IncrementVersion,
@@ -20,6 +22,7 @@ from statemachine.commands import (
     LeaveParticipant,
     MergeVersion,
     ObserveHybridTime,
+    ProposeData,
     ReceiveMessage,
     RecordEvent,
     ReleaseLock,
@@ -31,6 +34,7 @@ from statemachine.commands import (
     TickHybridClock,
     TickVector,
     TrimEvents,
+    VoteProposals,
     WriteObject,
 )
 from statemachine.outcomes import Position
@@ -76,6 +80,8 @@ def _request(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> Request:
         text = str(drawn.randrange(30))
         key = IdempotencyKey(drawn.choice("pq"), text, digest, drawn.choice([0, 9_000, 900_000]))
     wanted = [_command(drawn, wall_ms, elapsed_ms) for _ in range(drawn.randrange(4))]
+    if drawn.random() < 0.1:
+        wanted += _about_proposals(drawn, f"p{drawn.randrange(50)}")
     return Request(elapsed_ms + drawn.choice([-1, 0, 5_000, 900_000]), key, tuple(wanted))
 
 
@@ -179,6 +185,32 @@ def _vector(drawn: random.Random) -> dict[str, int]:
     return {name: drawn.choice([0, 1, 5, drawn.randrange(99)]) for name in names} | (
         {"": 1} if drawn.random() < 0.05 else {}
     )
+
+
+def _about_proposals(drawn: random.Random, proposal_id: str) -> list[AnyCommand]:
+    """A proposal from its beginning to its end, with what may be missing left out."""
+    voters = ("a", "a\0", "b")
+    commands: list[AnyCommand] = [
+        ProposeData(
+            proposal_id=proposal_id,
+            integer_id=False,
+            key=drawn.choice(["", "k"]),
+            data=b"1",
+            timestamp=drawn.randrange(100),
+            proposer="a",
+            voters=voters,
+            window_ms=600_000,
+        )
+    ]
+    commands += [
+        VoteProposals(
+            node_id=drawn.choice([*voters, "c"]),
+            ballots=(Ballot(proposal_id, drawn.random() < 0.8, "r", drawn.random() < 0.5),),
+        )
+        for _ in range(6)
+    ]
+    commands.append(DecideProposal(proposal_id=proposal_id))
+    return [command for command in commands if drawn.random() < 0.9]
 
 
 def _timers(drawn: random.Random, elapsed_ms: int) -> tuple[tuple[int, int, bytes], ...]:

@@ -16,18 +16,22 @@ from statemachine.commands import (
     AbandonLock,
     ActivateVersion,
     AdvanceSequence,
+    Ballot,
     CancelWait,
     ChangeRouting,
     Command,
+    DecideProposal,
     FireTimers,
     JoinParticipant,
     LeaveParticipant,
     ObserveHybridTime,
+    ProposeData,
     RecordEvent,
     Request,
     ReserveTimestamps,
     TickHybridClock,
     TrimEvents,
+    VoteProposals,
 )
 from statemachine.machine import DIGEST_INTERVAL, Machine
 from statemachine.memory_store import MemoryStore
@@ -48,7 +52,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "5c9b131d7d3796c6bfcb268922bbdf960414c95475f4d3d461df3653dd1c439b"
+GOLDEN_DIGEST = "87bdde4f905a99a9bc1bd79640722c09beb12e3ccfb2c6fe7655af055d110795"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:
@@ -82,13 +86,15 @@ def test_a_log_that_fires_timers_leaves_little_behind(seed: int) -> None:
     store, _ = replay(with_firings(random_log(seed, 150)))
     prefixes = {key[:1] for key, _ in store.items()}
     assert prefixes >= {b"M", b"P", b"R", b"S", b"U", b"T", b"V", b"Y"}
+    assert {key[:2] for key, _ in store.items()} >= {b"Dp", b"De", b"Do", b"Dc"}
     keyed = [key for key, _ in store.items() if key[:1] in b"I"]
     sessions = [key for key, _ in store.items() if key[:1] in b"S"]
     tickets = [key for key, _ in store.items() if key[:1] in b"W"]
     received = [key for key, _ in store.items() if key[:1] in b"H"]
     armed = [key for key, _ in store.items() if key[:1] in b"T"]
     leases = assert_locks_intact(store)
-    expiring = [*keyed, *sessions, *tickets, *leases, *received]
+    decided = [key for key, _ in store.items() if key[:2] == b"De"]
+    expiring = [*keyed, *sessions, *tickets, *leases, *received, *decided]
     assert len(armed) == len(expiring)
     assert Machine(store).idempotency_count == len(keyed)
     assert Machine(store).event_count == len([key for key, _ in store.items() if key[:1] in b"e"])
@@ -206,6 +212,7 @@ def test_the_digest_never_changes_between_releases(monkeypatch: pytest.MonkeyPat
         log.send(acquire("f", "a"), acquire("s", "e", wait_ms=1))
     log.unit(5_000, [log.request(record())])
     log.unit(0, [log.request(record())])
+    propose_in_every_way(log)
     log.wait(5_000_000)
     log.fire_due()
     with monkeypatch.context() as patched:
@@ -216,6 +223,36 @@ def test_the_digest_never_changes_between_releases(monkeypatch: pytest.MonkeyPat
         patched.setattr(gates, "SINCE", since)
         log.send(record())
     assert log.machine.digest.hex() == GOLDEN_DIGEST
+
+
+def propose_in_every_way(log: Log) -> None:
+    for proposal_id, timestamp, voters in (
+        ("p", 5, ("a", "b")),
+        ("q", 4, ("a", "b")),
+        ("r", 6, ("a", "b")),
+        ("p", 6, ("a", "b")),
+        ("late", 7, ("a", "b")),
+        ("", -1, ("a", "b")),
+        ("", 1, ()),
+        ("x" * 500, 1, ("a",)),
+    ):
+        log.do(
+            ProposeData(
+                proposal_id=proposal_id,
+                integer_id=False,
+                key="k",
+                data=b"1",
+                timestamp=timestamp,
+                proposer="a",
+                voters=voters,
+                window_ms=1_000,
+            )
+        )
+    for node_id, accept in (("a", True), ("b", True)):
+        ballots = tuple(Ballot(each, accept, "", False) for each in ("p", "q"))
+        log.do(VoteProposals(node_id=node_id, ballots=(*ballots, Ballot("r", False, "no", False))))
+    log.send(*(DecideProposal(proposal_id=each) for each in ("p", "q", "r", "late", "none")))
+    log.do(VoteProposals(node_id="a", ballots=(Ballot("p", True, "", True),) * 300))
 
 
 def test_the_digest_tells_histories_apart() -> None:

@@ -15,14 +15,17 @@ from statemachine.commands import (
     CancelWait,
     ChangeRouting,
     Command,
+    DecideProposal,
     FireTimers,
     JoinParticipant,
     LeaveParticipant,
     ObserveHybridTime,
+    ProposeData,
     ReserveTimestamps,
     TickHybridClock,
     TrimChanges,
     TrimEvents,
+    VoteProposals,
 )
 from statemachine.machine import Machine
 from statemachine.outcomes import Applied, Position, Rejected, RejectionCode, VersionActivated
@@ -75,6 +78,18 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         tick(),
         send(),
         receive("a", {"b": 1}, "m"),
+        ProposeData(
+            proposal_id="p",
+            integer_id=False,
+            key="",
+            data=b"1",
+            timestamp=1,
+            proposer="n1",
+            voters=("n1",),
+            window_ms=1_000,
+        ),
+        VoteProposals(node_id="n1", ballots=()),
+        DecideProposal(proposal_id="p"),
     )
 }
 
@@ -105,14 +120,14 @@ def test_a_command_is_done_exactly_from_its_version_on(
 ) -> None:
     log.do(ActivateVersion(version=active))
     monkeypatch.setitem(gates.SINCE, kind, since)
-    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQW"]
+    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQWD"]
     outcome = log.do(SAMPLES[kind])
     if active >= since:
         refused = isinstance(outcome, Rejected) and outcome.code
         assert refused is not RejectionCode.VERSION_NOT_ACTIVE
     else:
         assert code(outcome) is RejectionCode.VERSION_NOT_ACTIVE
-        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQW"] == rows
+        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQWD"] == rows
 
 
 @pytest.mark.parametrize(

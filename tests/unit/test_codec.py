@@ -90,6 +90,24 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         ),
         "9519a16e82a162cd012ca16101a16dc400",
     ),
+    (
+        commands.ProposeData(
+            proposal_id="p",
+            integer_id=True,
+            key="k",
+            data=b"1",
+            timestamp=300,
+            proposer="n",
+            voters=("n", "m"),
+            window_ms=9,
+        ),
+        "992ba170c3a16bc40131cd012ca16e92a16ea16d09",
+    ),
+    (
+        commands.VoteProposals(node_id="n", ballots=(commands.Ballot("p", True, "r", False),)),
+        "932ca16e9194a170c3a172c2",
+    ),
+    (commands.DecideProposal(proposal_id="p"), "922da170"),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -129,6 +147,21 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
         ),
         "9416a16b82a16101a162cd012c9193a162cd012cc4027b7d",
     ),
+    (
+        outcomes.ProposalDecided(
+            proposal_id="p",
+            integer_id=True,
+            key="k",
+            timestamp=300,
+            status="COMMITTED",
+            reason="",
+            decided_at=Position(300, 4),
+            term=2,
+            votes=(outcomes.VoteCast("n", "ACCEPT", ""),),
+        ),
+        "9a2ba170c3a16bcd012ca9434f4d4d4954544544a092cd012c04029193a16ea6414343455054a0",
+    ),
+    (outcomes.VotesCounted(counted=3), "922c03"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
