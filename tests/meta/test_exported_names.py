@@ -21,7 +21,7 @@ def test_the_clocks_export_these_names() -> None:
         "Dot",
         "DottedVersionVector",
         "DottedVersionVectorSet",
-        "Epoch",
+        "Floor",
         "HybridClock",
         "HybridTimestamp",
         "IntervalTreeClock",

@@ -15,7 +15,7 @@ from tests.unit.histories import PROCESSES, Happening, happened_before, historie
 from tidelock.clocks import (
     ClockOverflowError,
     ClockValueError,
-    Epoch,
+    Floor,
     Pruned,
     Relation,
     Retirements,
@@ -45,7 +45,7 @@ def lists(draw: st.DrawFn, counts: VectorClock) -> Retirements:
     retirements = Retirements()
     for _ in range(draw(st.integers(0, 4))):
         participant = draw(st.sampled_from(PARTICIPANTS))
-        least = retirements.count(retirements.epoch, participant) + 1
+        least = retirements.count(retirements.floor, participant) + 1
         if least <= counts.of(participant):
             count = draw(st.integers(least, counts.of(participant)))
             retirements = retirements.retire({participant: count})
@@ -109,7 +109,7 @@ def test_whoever_knows_too_little_of_the_list_hears_the_truth_or_that_it_is_unde
             for second, other in enumerate(pruned):
                 told = relation_or_none(one, other, knower)
                 assert told in (None, true_relation(causes, first, second))
-                if one.epoch == other.epoch:
+                if one.floor == other.floor:
                     assert told is not None
 
 
@@ -144,12 +144,12 @@ def test_a_clock_is_pruned_as_far_as_it_has_heard_of_all_and_no_further(
         pruned = retirements.prune(stamp)
         for number, counts in enumerate(retirements.each, start=1):
             heard = all(stamp.of(name) >= count for name, count in counts.items())
-            if number <= pruned.epoch.number:
+            if number <= pruned.floor.number:
                 assert heard
-            if number == pruned.epoch.number + 1:
+            if number == pruned.floor.number + 1:
                 assert not heard
         for name in pruned.rest.entries:
-            assert stamp.of(name) > retirements.count(pruned.epoch, name)
+            assert stamp.of(name) > retirements.count(pruned.floor, name)
 
 
 # What it is for.
@@ -162,8 +162,8 @@ def test_dropping_entries_alone_would_order_concurrent_events() -> None:
 
     retirements = Retirements([{"d": 5}])
     pruned, kept = retirements.prune(last_of_d), retirements.prune(of_b)
-    assert pruned == Pruned(retirements.epoch, VectorClock())
-    assert kept == Pruned(Epoch(), of_b)
+    assert pruned == Pruned(retirements.floor, VectorClock())
+    assert kept == Pruned(Floor(), of_b)
     assert pruned.compare(kept, retirements) is Relation.CONCURRENT
     with pytest.raises(UndecidedError, match="compared and merged with the list"):
         pruned.compare(kept)
@@ -178,7 +178,7 @@ def test_what_all_have_heard_of_takes_no_room() -> None:
     assert dict(retirements.prune(clock).rest.entries) == {"present": 7}
 
 
-def test_clocks_of_one_epoch_need_no_list() -> None:
+def test_clocks_of_one_floor_need_no_list() -> None:
     retirements = Retirements([{"d": 5}])
     one = retirements.prune(VectorClock({"d": 5, "a": 1}))
     other = retirements.prune(VectorClock({"d": 5, "a": 1, "b": 2}))
@@ -194,19 +194,19 @@ def test_who_returns_has_an_entry_again_and_may_leave_again() -> None:
     assert gone.compare(back) is Relation.BEFORE
     longer = retirements.retire({"d": 6})
     assert longer.prune(longer.restore(back)).rest == VectorClock()
-    assert longer.count(retirements.epoch, "d") == 5
-    assert longer.count(longer.epoch, "d") == 6
+    assert longer.count(retirements.floor, "d") == 5
+    assert longer.count(longer.floor, "d") == 6
 
 
 def test_version_vectors_are_pruned_like_vector_clocks() -> None:
     retirements = Retirements([{"d": 5}])
     pruned = retirements.prune(VersionVector({"a": 1, "d": 5}))
-    assert pruned == Pruned(retirements.epoch, VersionVector({"a": 1}))
+    assert pruned == Pruned(retirements.floor, VersionVector({"a": 1}))
     assert retirements.restore(pruned) == VersionVector({"a": 1, "d": 5})
     assert retirements.restore(pruned.advance("a", retirements)).of("a") == 2
 
 
-def test_an_epoch_of_another_list_is_recognised() -> None:
+def test_an_floor_of_another_list_is_recognised() -> None:
     here, there = Retirements([{"d": 5}]), Retirements([{"e": 5}])
     mine, yours = here.prune(VectorClock({"d": 5})), there.prune(VectorClock({"e": 5}))
     for retirements in (None, here, there):
@@ -221,10 +221,10 @@ def test_an_epoch_of_another_list_is_recognised() -> None:
 
 
 def test_the_fingerprint_depends_on_all_retirements_so_far() -> None:
-    """Fixed values: the same list has the same epochs in every version of this package."""
+    """Fixed values: the same list has the same floors in every version of this package."""
     one = Retirements().retire({"d": 5})
-    assert one.epoch == Epoch(1, bytes.fromhex("9cd557dced318b94"))
-    assert Retirements([{"d": 5}, {"e": 1}]).epoch == one.retire({"e": 1}).epoch
+    assert one.floor == Floor(1, bytes.fromhex("9cd557dced318b94"))
+    assert Retirements([{"d": 5}, {"e": 1}]).floor == one.retire({"e": 1}).floor
     different = [
         Retirements([{"d": 5}]),
         Retirements([{"d": 6}]),
@@ -233,8 +233,8 @@ def test_the_fingerprint_depends_on_all_retirements_so_far() -> None:
         Retirements([{"d": 5}, {"e": 1}]),
         Retirements([{"e": 1}, {"d": 5}]),
     ]
-    assert len({retirements.epoch.fingerprint for retirements in different}) == len(different)
-    assert Retirements([{"d": 5, "e": 1}]).epoch == Retirements([{"e": 1, "d": 5}]).epoch
+    assert len({retirements.floor.fingerprint for retirements in different}) == len(different)
+    assert Retirements([{"d": 5, "e": 1}]).floor == Retirements([{"e": 1, "d": 5}]).floor
 
 
 # What is refused, and the values.
@@ -258,20 +258,20 @@ def test_a_retirement_names_somebody_at_a_greater_count_than_before() -> None:
 def test_a_clock_that_nothing_was_pruned_to_is_refused() -> None:
     retirements = Retirements([{"d": 5}])
     with pytest.raises(ClockValueError, match="the entry of 'd' is 5, not above the 5 of"):
-        retirements.restore(Pruned(retirements.epoch, VectorClock({"d": 5})))
+        retirements.restore(Pruned(retirements.floor, VectorClock({"d": 5})))
 
 
-def test_what_is_no_epoch_or_no_pruned_clock_is_refused() -> None:
-    with pytest.raises(ClockValueError, match="the number of an epoch"):
-        Epoch(-1)
+def test_what_is_no_floor_or_no_pruned_clock_is_refused() -> None:
+    with pytest.raises(ClockValueError, match="the number of a floor"):
+        Floor(-1)
     for fingerprint in (b"", bytes(9), "0" * 8):
         with pytest.raises(ClockValueError, match="a fingerprint is 8 bytes"):
-            Epoch(1, fingerprint)  # type: ignore[arg-type]
-    with pytest.raises(ClockValueError, match="epoch 0 is zero"):
-        Epoch(0, b"12345678")
-    with pytest.raises(ClockValueError, match="a pruned clock is an Epoch and"):
-        Pruned(Epoch(), {"a": 1})  # type: ignore[type-var]
-    with pytest.raises(ClockValueError, match="a pruned clock is an Epoch and"):
+            Floor(1, fingerprint)  # type: ignore[arg-type]
+    with pytest.raises(ClockValueError, match="floor 0 is zero"):
+        Floor(0, b"12345678")
+    with pytest.raises(ClockValueError, match="a pruned clock is a Floor and"):
+        Pruned(Floor(), {"a": 1})  # type: ignore[type-var]
+    with pytest.raises(ClockValueError, match="a pruned clock is a Floor and"):
         Pruned(1, VectorClock())  # type: ignore[arg-type]
 
 
@@ -295,4 +295,4 @@ def test_a_list_cannot_be_changed_but_copied_pickled_and_shown() -> None:
     assert repr(retirements) == "Retirements([{'a': 2, 'b': 1}, {'c': 1}])"
     assert retirements != retirements.retire({"d": 1})
     with pytest.raises(FrozenInstanceError):
-        retirements.epoch.number = 7  # type: ignore[misc]
+        retirements.floor.number = 7  # type: ignore[misc]

@@ -34,7 +34,7 @@ from tidelock.clocks.errors import (
 from tidelock.clocks.hybrid import HybridClock, HybridTimestamp
 from tidelock.clocks.interval_tree import IntervalTreeClock
 from tidelock.clocks.lamport import LamportClock
-from tidelock.clocks.pruning import Epoch, Pruned, Retirements
+from tidelock.clocks.pruning import Floor, Pruned, Retirements
 from tidelock.clocks.relation import Relation
 from tidelock.clocks.siblings import DottedVersionVectorSet
 from tidelock.clocks.vector import VectorClock
@@ -48,7 +48,7 @@ __all__ = [
     "Dot",
     "DottedVersionVector",
     "DottedVersionVectorSet",
-    "Epoch",
+    "Floor",
     "HybridClock",
     "HybridTimestamp",
     "IntervalTreeClock",

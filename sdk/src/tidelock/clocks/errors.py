@@ -48,7 +48,7 @@ class ClockSkewError(ClockError):
 
 
 class UndecidedError(ClockError):
-    """Clocks were pruned at epochs of which too little is known here to compare or merge them.
+    """Clocks were pruned at floors of which too little is known here to compare or merge them.
 
     Their relation exists; who knows the retirements can tell it. See `tidelock.clocks.pruning`.
     """

@@ -19,7 +19,7 @@ count of each in the order of the names' UTF-8, no count 0.
                                       values; a value: length * 2 + (1 if text), then its bytes
     8    interval-tree-clock          identity: 0, 1, or 2 and both halves; event tree:
                                       count * 2, or base * 2 + 1 and both halves; normal forms
-    9    pruned-vector-clock          number of the epoch, 8 bytes of fingerprint, counters
+    9    pruned-vector-clock          number of the floor, 8 bytes of fingerprint, counters
     10   pruned-version-vector        as 9
     11   retirements                  their number, counters of each
 
@@ -35,8 +35,8 @@ Tags are never reused. `decode` takes exactly what `encode` gives, so that a clo
     dotted-version-vector        dot {participant, count}, past {name: count}
     dotted-version-vector-set    entries {name: {count, values: [text or {base64}, …]}}
     interval-tree-clock          identity, events: as in the paper, with arrays for tuples
-    pruned-vector-clock          epoch {number, fingerprint: 16 hex digits}, entries
-    pruned-version-vector        epoch, entries
+    pruned-vector-clock          floor {number, fingerprint: 16 hex digits}, entries
+    pruned-version-vector        floor, entries
     retirements                  each [{name: count}, …]
 
 The canonical text is that object with sorted keys and no spaces; `from_text` reads any JSON text of

@@ -12,7 +12,7 @@ from tidelock.clocks.interval_events import EventTree
 from tidelock.clocks.interval_ids import GREATEST_DEPTH, IdTree
 from tidelock.clocks.interval_tree import IntervalTreeClock
 from tidelock.clocks.lamport import LamportClock
-from tidelock.clocks.pruning import FINGERPRINT_BYTES, Epoch, Pruned, Retirements
+from tidelock.clocks.pruning import FINGERPRINT_BYTES, Floor, Pruned, Retirements
 from tidelock.clocks.siblings import DottedVersionVectorSet
 from tidelock.clocks.vector import VectorClock
 from tidelock.clocks.version import VersionVector
@@ -286,21 +286,21 @@ def read_interval_tree(source: Reader) -> IntervalTreeClock:
 
 
 def write_pruned(to: Writer, pruned: Pruned[C]) -> None:
-    to.number(pruned.epoch.number)
-    to.data += pruned.epoch.fingerprint
+    to.number(pruned.floor.number)
+    to.data += pruned.floor.fingerprint
     to.counters(pruned.rest.entries)
 
 
 def read_pruned_vector(source: Reader) -> Pruned[VectorClock]:
-    return Pruned(_read_epoch(source), read_vector(source))
+    return Pruned(_read_floor(source), read_vector(source))
 
 
 def read_pruned_version(source: Reader) -> Pruned[VersionVector]:
-    return Pruned(_read_epoch(source), read_version(source))
+    return Pruned(_read_floor(source), read_version(source))
 
 
-def _read_epoch(source: Reader) -> Epoch:
-    return Epoch(source.number(), source.take(FINGERPRINT_BYTES))
+def _read_floor(source: Reader) -> Floor:
+    return Floor(source.number(), source.take(FINGERPRINT_BYTES))
 
 
 def write_retirements(to: Writer, retirements: Retirements) -> None:

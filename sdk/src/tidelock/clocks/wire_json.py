@@ -12,7 +12,7 @@ from tidelock.clocks.interval_events import EventTree
 from tidelock.clocks.interval_ids import GREATEST_DEPTH, IdTree
 from tidelock.clocks.interval_tree import IntervalTreeClock
 from tidelock.clocks.lamport import LamportClock
-from tidelock.clocks.pruning import Epoch, Pruned, Retirements
+from tidelock.clocks.pruning import Floor, Pruned, Retirements
 from tidelock.clocks.siblings import DottedVersionVectorSet
 from tidelock.clocks.vector import VectorClock
 from tidelock.clocks.version import VersionVector
@@ -118,29 +118,29 @@ def parse_interval_tree(fields: Fields) -> IntervalTreeClock:
 
 
 def show_pruned(pruned: Pruned[C]) -> Fields:
-    epoch = pruned.epoch
+    floor = pruned.floor
     return {
-        "epoch": {"number": epoch.number, "fingerprint": epoch.fingerprint.hex()},
+        "floor": {"number": floor.number, "fingerprint": floor.fingerprint.hex()},
         **show_counters(pruned.rest),
     }
 
 
 def parse_pruned_vector(fields: Fields) -> Pruned[VectorClock]:
-    epoch, entries = fields_of(fields, "epoch", "entries")
-    return Pruned(_parse_epoch(epoch), VectorClock(entries))
+    floor, entries = fields_of(fields, "floor", "entries")
+    return Pruned(_parse_floor(floor), VectorClock(entries))
 
 
 def parse_pruned_version(fields: Fields) -> Pruned[VersionVector]:
-    epoch, entries = fields_of(fields, "epoch", "entries")
-    return Pruned(_parse_epoch(epoch), VersionVector(entries))
+    floor, entries = fields_of(fields, "floor", "entries")
+    return Pruned(_parse_floor(floor), VersionVector(entries))
 
 
-def _parse_epoch(value: object) -> Epoch:
+def _parse_floor(value: object) -> Floor:
     number, fingerprint = fields_of(value, "number", "fingerprint")
     try:
-        return Epoch(number, bytes.fromhex(fingerprint))
+        return Floor(number, bytes.fromhex(fingerprint))
     except (TypeError, ValueError) as error:
-        raise WireFormatError(f"not an epoch: {shown(value)}") from error
+        raise WireFormatError(f"not a floor: {shown(value)}") from error
 
 
 def show_retirements(retirements: Retirements) -> Fields:
