@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from scripts.tidelock_scripts.bench import conflict, failover, growth, in_process, steady
+from scripts.tidelock_scripts.bench import conflict, failover, growth, in_process, steady, watch
 from scripts.tidelock_scripts.bench.figures import Figure, as_json, print_figures
 from scripts.tidelock_scripts.bench.setting import Bench, echo_server
 from scripts.tidelock_scripts.local_cluster import ClusterError
@@ -24,6 +24,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "reads": steady.reads,
     "latency": steady.latency,
     "in-process": in_process.in_process,
+    "watch": watch.watch,
     "failover": failover.failover,
     "pause": failover.pause,
     "follower": failover.follower,
