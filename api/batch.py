@@ -6,6 +6,7 @@ machine rejects is rejected alone: its result says so and the others stand.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final, assert_never
 
 import msgspec
@@ -29,11 +30,40 @@ from api.timestamps import (
     sync_answer,
     sync_command,
 )
+from api.vector_clocks import (
+    ReceiveBody,
+    ReceivedMessage,
+    SendBody,
+    SentMessage,
+    TickBody,
+    TickedClock,
+    receive_answer,
+    receive_command,
+    send_answer,
+    send_command,
+    tick_answer,
+    tick_command,
+    vector_event,
+)
+from api.versions import (
+    IncrementBody,
+    IncrementedVersion,
+    MergeBody,
+    MergedVersion,
+    increment_answer,
+    increment_command,
+    merge_answer,
+    merge_command,
+    version_event,
+)
 from statemachine.commands import (
     AnyCommand,
+    IncrementVersion,
     JoinParticipant,
     LeaveParticipant,
     RecordEvent,
+    SendMessage,
+    TickVector,
 )
 from statemachine.event_ids import format_event_id
 from statemachine.outcomes import (
@@ -44,7 +74,10 @@ from statemachine.outcomes import (
     Position,
     Rejected,
     RejectionCode,
+    VectorAdvanced,
+    VersionAdvanced,
 )
+from statemachine.store import Reader
 
 
 class EventOperation(EventBody, frozen=True, kw_only=True, tag_field="op", tag="timestamp.event"):
@@ -65,7 +98,41 @@ class LeaveOperation(Body, frozen=True, kw_only=True, tag_field="op", tag="parti
     node_id: Name
 
 
-Operation = EventOperation | SyncOperation | JoinOperation | LeaveOperation
+class IncrementOperation(
+    IncrementBody, frozen=True, kw_only=True, tag_field="op", tag="version.increment"
+):
+    """As the body of `POST /api/v1/version/increment`."""
+
+
+class MergeOperation(MergeBody, frozen=True, kw_only=True, tag_field="op", tag="version.merge"):
+    """As the body of `POST /api/v1/version/merge`."""
+
+
+class TickOperation(TickBody, frozen=True, kw_only=True, tag_field="op", tag="vector.tick"):
+    """As the body of `POST /api/v1/vector-clock/tick`."""
+
+
+class SendOperation(SendBody, frozen=True, kw_only=True, tag_field="op", tag="vector.send"):
+    """As the body of `POST /api/v1/vector-clock/send`."""
+
+
+class ReceiveOperation(
+    ReceiveBody, frozen=True, kw_only=True, tag_field="op", tag="vector.receive"
+):
+    """As the body of `POST /api/v1/vector-clock/receive`."""
+
+
+Operation = (
+    EventOperation
+    | SyncOperation
+    | JoinOperation
+    | LeaveOperation
+    | IncrementOperation
+    | MergeOperation
+    | TickOperation
+    | SendOperation
+    | ReceiveOperation
+)
 
 
 class BatchBody(Body, frozen=True, kw_only=True):
@@ -87,7 +154,37 @@ class MembershipResult(Membership, frozen=True, kw_only=True):
     status: int = 200
 
 
-RESULTS: Final = (EventResult, SyncedResult, MembershipResult, ProblemBody)
+class IncrementedResult(IncrementedVersion, frozen=True, kw_only=True):
+    status: int = 200
+
+
+class MergedResult(MergedVersion, frozen=True, kw_only=True):
+    status: int = 200
+
+
+class TickedResult(TickedClock, frozen=True, kw_only=True):
+    status: int = 200
+
+
+class SentResult(SentMessage, frozen=True, kw_only=True):
+    status: int = 200
+
+
+class ReceivedResult(ReceivedMessage, frozen=True, kw_only=True):
+    status: int = 200
+
+
+RESULTS: Final = (
+    EventResult,
+    SyncedResult,
+    MembershipResult,
+    IncrementedResult,
+    MergedResult,
+    TickedResult,
+    SentResult,
+    ReceivedResult,
+    ProblemBody,
+)
 """What a result can be. Only its members tell which: no field names the operation again."""
 
 
@@ -102,6 +199,9 @@ class BatchAnswer(Answer, frozen=True, kw_only=True):
     results: Results
     """One for each operation, in order. `status` is what the operation alone would answer."""
 
+
+_RESULTS_AT_ONCE: Final = 32
+"""A result may be made of some ten rows of the state; others are served in between."""
 
 _WHOLE_REQUEST: Final = frozenset(
     {
@@ -131,12 +231,13 @@ class Batches:
         if isinstance(first, Rejected) and first.code in _WHOLE_REQUEST:
             raise of_rejection(first, outcome)
         entry, place = outcome.position.entry, outcome.position.place
-        results = [
-            _result(command, one, entry, at)
-            for at, (command, one) in enumerate(
-                zip(commands, outcome.outcomes, strict=True), start=place
-            )
-        ]
+        reader = (await service.own_view()).reader
+        results = []
+        for at, (command, one) in enumerate(zip(commands, outcome.outcomes, strict=True)):
+            if at % _RESULTS_AT_ONCE == _RESULTS_AT_ONCE - 1:
+                await asyncio.sleep(0)
+                reader = (await service.own_view()).reader
+            results.append(_result(command, one, entry, place + at, reader))
         last = Position(entry, place + len(commands) - 1)
         return service.written(200, BatchAnswer(results=results), outcome, last)
 
@@ -157,6 +258,16 @@ def _commands(operations: list[Operation], default_node_id: str) -> list[AnyComm
                 case LeaveOperation():
                     node_id = requests.name("nodeId", operation.node_id)
                     commands.append(LeaveParticipant(node_id=node_id))
+                case IncrementOperation():
+                    commands.append(increment_command(operation, default_node_id))
+                case MergeOperation():
+                    commands.append(merge_command(operation, default_node_id))
+                case TickOperation():
+                    commands.append(tick_command(operation))
+                case SendOperation():
+                    commands.append(send_command(operation))
+                case ReceiveOperation():
+                    commands.append(receive_command(operation))
                 case _:
                     assert_never(operation)
     except Problem as problem:
@@ -164,11 +275,18 @@ def _commands(operations: list[Operation], default_node_id: str) -> list[AnyComm
     return commands
 
 
-def _result(command: AnyCommand, outcome: Outcome, entry: int, place: int) -> msgspec.Struct:
+def _result(
+    command: AnyCommand, outcome: Outcome, entry: int, place: int, reader: Reader
+) -> msgspec.Struct:
     if isinstance(outcome, Rejected):
         return Problem(outcome.code.value, outcome.detail).body()
     assert isinstance(outcome, Applied), "nothing in a batch waits"
     result = outcome.result
+    if isinstance(result, VersionAdvanced | VectorAdvanced):
+        try:
+            return _advanced(command, result, reader)
+        except Problem as problem:
+            return problem.body()
     if isinstance(command, RecordEvent):
         assert isinstance(result, EventRecorded)
         return event_answer(command, result, format_event_id(entry, place), EventResult)
@@ -176,6 +294,25 @@ def _result(command: AnyCommand, outcome: Outcome, entry: int, place: int) -> ms
         return sync_answer(result, format_event_id(entry, place), SyncedResult)
     assert isinstance(result, ParticipantChanged)
     return membership_answer(result, MembershipResult)
+
+
+def _advanced(
+    command: AnyCommand, result: VersionAdvanced | VectorAdvanced, reader: Reader
+) -> msgspec.Struct:
+    """Raises: Problem: the event that the result is made of is no longer stored."""
+    if isinstance(result, VersionAdvanced):
+        version = version_event(reader, result)
+        if isinstance(command, IncrementVersion):
+            return increment_answer(version, IncrementedResult)
+        return merge_answer(version, MergedResult)
+    event = vector_event(reader, result)
+    match command:
+        case TickVector():
+            return tick_answer(event, TickedResult)
+        case SendMessage():
+            return send_answer(event, SentResult)
+        case _:
+            return receive_answer(event, ReceivedResult)
 
 
 def endpoints(service: Service) -> list[Endpoint]:
@@ -191,7 +328,7 @@ def endpoints(service: Service) -> list[Endpoint]:
             body=BatchBody,
             answer=BatchAnswer,
             described=RESULTS,
-            errors=(*BODY_ERRORS, *WRITE_ERRORS),
+            errors=(*BODY_ERRORS, *WRITE_ERRORS, "STATE_DAMAGED"),
             writes=True,
             timed=True,
         )

@@ -81,6 +81,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "MEMBERSHIP_REFUSED": ProblemKind(409, "The members of the cluster stay as they are"),
     "REJOIN_REFUSED": ProblemKind(409, "The node cannot come back into rotation yet"),
     "COMPACTED": ProblemKind(410, "What was asked for is no longer kept"),
+    "ANSWER_NOT_KEPT": ProblemKind(410, "The answer can no longer be made"),
     "ANSWER_TOO_LARGE": ProblemKind(413, "The answers to the request are too large"),
     "REQUEST_TOO_LARGE": ProblemKind(413, "The request is too large"),
     "NOT_JSON": ProblemKind(415, "The body is not declared as JSON"),

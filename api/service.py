@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from api import requests
-from api.cluster import Cluster, View
+from api.cluster import Cluster, Consistency, View
 from api.errors import of_rejection
 from api.replies import Replies, Reply
 from api.settings import ApiSettings
@@ -52,6 +52,15 @@ class Service:
         """
         return await self.cluster.read(
             requests.consistency(request), timeout_ms=requests.timeout_ms(request, self.settings)
+        )
+
+    async def own_view(self) -> View:
+        """Return this node's own state: whatever was proposed here and answered is applied to it.
+
+        For answers that are made of the state. There is nothing to wait for.
+        """
+        return await self.cluster.read(
+            Consistency.LOCAL, timeout_ms=self.settings.default_timeout_ms
         )
 
     def written(

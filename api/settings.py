@@ -7,6 +7,9 @@ from typing import Final
 import msgspec
 
 GREATEST_EVENT_DATA_BYTES: Final = 64 * 1024
+GREATEST_VALUE_BYTES: Final = 64 * 1024
+"""Of a value of an object, and of a message."""
+
 GREATEST_OPERATIONS: Final = 1_000
 GREATEST_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100

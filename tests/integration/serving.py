@@ -24,6 +24,8 @@ SYNC = "/api/v1/timestamp/sync"
 EVENTS = "/api/v1/timestamp/events"
 CLOCK = "/api/v1/timestamp/clock"
 PARTICIPANTS = "/api/v1/participants"
+VERSION = "/api/v1/version"
+VECTOR_CLOCK = "/api/v1/vector-clock"
 BATCH = "/api/v1/batch"
 HLC = "/api/v1/hlc"
 SEQUENCES = "/api/v1/sequences"
@@ -70,11 +72,15 @@ class _Described:
             (re.compile(re.sub(r"{\w+}", "[^/]+", path)), methods)
             for path, methods in document["paths"].items()
         ]
+        self._words = {path for path in document["paths"] if "{" not in path}
+        """Paths that are nothing else, though a variable of another one could have their end."""
 
     def check(self, method: str, path: str, answered: Answered) -> None:
         """Assert that the operation, when there is one, lists the status and the code."""
         asked = path.partition("?")[0]
         for pattern, methods in self._operations:
+            if asked in self._words and pattern.pattern != asked:
+                continue
             operation = methods.get(method.lower())
             if operation is None or pattern.fullmatch(asked) is None:
                 continue

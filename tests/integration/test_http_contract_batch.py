@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from api.cluster import OutcomeUnknownError
-from tests.integration.serving import BATCH, CLOCK, EVENT, EVENTS, Api, serving
+from statemachine.vector_histories import GREATEST_ANSWERED
+from tests.integration.serving import BATCH, CLOCK, EVENT, EVENTS, VERSION, Api, serving
 
 
 @pytest.fixture
@@ -45,6 +46,58 @@ async def test_every_operation_gets_its_result_in_order(api: Api) -> None:
     assert results[2] == {"status": 200, "nodeId": "c", "active": True, "changed": True}
     assert results[3] == {"status": 200, "nodeId": "c", "active": False, "changed": True}
     assert results[4]["nodeId"] == "n1"
+
+
+async def test_vectors_advance_in_a_batch_as_they_do_alone(api: Api) -> None:
+    received = {"op": "vector.receive", "nodeId": "b", "vectorClock": {"a": 2}, "messageId": "m"}
+    answered = await api.post(
+        BATCH,
+        {
+            "operations": [
+                {"op": "version.increment", "key": "k", "nodeId": "a"},
+                {"op": "version.merge", "key": "k", "versionVector": {"b": 2}},
+                {"op": "version.increment", "nodeId": "a"},
+                {"op": "vector.tick", "nodeId": "a"},
+                {"op": "vector.send", "nodeId": "a", "message": {"x": 1}},
+                received,
+                {"op": "vector.tick", "nodeId": "b"},
+                received,
+            ]
+        },
+    )
+    results = answered.body["results"]
+    assert [result.pop("status") for result in results] == [200] * 8
+    listed = (await api.get(f"{VERSION}/events?limit=1")).body["items"]
+    assert results[0].pop("eventId") == listed[0]["eventId"]
+    assert results[0] == {"key": "k", "versionVector": {"a": 1}}
+    assert results[1] == {
+        "key": "k",
+        "relation": "CONCURRENT",
+        "versionVector": {"a": 1, "b": 2},
+    }
+    assert (results[2]["key"], results[2]["versionVector"]) == ("n1", {"a": 1})
+    assert results[3] == {"nodeId": "a", "vectorClock": {"a": 1}}
+    assert results[4] == {
+        "nodeId": "a",
+        "messageId": "000000000000000100000004",
+        "vectorClock": {"a": 2},
+    }
+    assert results[5] == {"nodeId": "b", "vectorClock": {"a": 2, "b": 1}, "relation": "BEFORE"}
+    assert results[6] == {"nodeId": "b", "vectorClock": {"a": 2, "b": 2}}
+    assert results[7] == results[5]
+
+
+async def test_a_batch_is_not_answered_more_than_its_share_of_vectors(api: Api) -> None:
+    size = 4_000
+    full = {f"p{number}": 1 for number in range(size)}
+    operations: list[object] = [{"op": "version.merge", "key": "k", "versionVector": full}]
+    operations += [{"op": "version.increment", "key": "k", "nodeId": "p1"}] * 99
+    results = (await api.post(BATCH, {"operations": operations})).body["results"]
+    done = [result for result in results if result["status"] == 200]
+    assert len(done) == 1 + GREATEST_ANSWERED // size
+    assert done[-1]["versionVector"]["p1"] == len(done)
+    assert {result["code"] for result in results[len(done) :]} == {"ANSWER_TOO_LARGE"}
+    assert {result["status"] for result in results[len(done) :]} == {413}
 
 
 async def test_the_results_are_what_is_stored(api: Api) -> None:
@@ -147,6 +200,24 @@ async def test_a_batch_that_encodes_to_more_than_1_mib_is_413_and_changes_nothin
             {"op": "timestamp.sync", "sourceNodeId": "a", "timestamp": -1},
             422,
             "operations[3].timestamp",
+        ),
+        ({"op": "version.increment", "key": "events"}, 422, "operations[3].nodeId"),
+        ({"op": "version.increment", "nodeId": "a", "key": "merge"}, 422, "operations[3].key"),
+        (
+            {"op": "version.merge", "versionVector": {"a": -1}},
+            422,
+            "operations[3].versionVector.a",
+        ),
+        ({"op": "vector.tick", "nodeId": "events"}, 422, "operations[3].nodeId"),
+        (
+            {"op": "vector.send", "nodeId": "a", "message": "x" * 65_536},
+            413,
+            "operations[3].message",
+        ),
+        (
+            {"op": "vector.receive", "nodeId": "a", "vectorClock": {"a": "1"}},
+            422,
+            "operations[3].vectorClock.a",
         ),
         (7, 422, "operations[3]"),
         (event(eventData=[2**64]), 422, "operations[3].eventData[0]"),
