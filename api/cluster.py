@@ -34,6 +34,10 @@ class OverloadedError(Exception):
     """The node's queue of unproposed requests is full; it was not proposed."""
 
 
+class TimestampsExhaustedError(Exception):
+    """The oracle has fewer timestamps left than were asked for."""
+
+
 class StorageFullError(Exception):
     """State or disk has passed its limit, so the leader refuses what would grow it."""
 
@@ -154,6 +158,15 @@ class Cluster(Protocol):
 
         Raises:
             NoQuorumError
+        """
+
+    def draw_timestamps(self, count: int, *, timeout_ms: int) -> Awaitable[int]:
+        """Return the first of `count` timestamps of the oracle that follow each other.
+
+        They are greater than all that anybody was given before the call.
+
+        Raises:
+            NoQuorumError, OverloadedError, TimestampsExhaustedError
         """
 
     def applied_position(self) -> Position:

@@ -20,6 +20,7 @@ from api.cluster import (
     OverloadedError,
     RequestTooLargeError,
     StorageFullError,
+    TimestampsExhaustedError,
 )
 from api.routing import RejoinRefusedError
 from statemachine.change_log import CompactedError
@@ -318,6 +319,10 @@ _EXPECTED: Final[dict[type[Exception], tuple[str, str]]] = {
         "REQUEST_TOO_LARGE",
         "The encoded request exceeds 1 MiB, the greatest entry of the log. Nothing was applied. "
         "Send it in parts.",
+    ),
+    TimestampsExhaustedError: (
+        "CLOCK_OVERFLOW",
+        "The oracle's timestamps end before 2**63, and fewer are left than were asked for.",
     ),
     StorageFullError: (
         "STORAGE_FULL",

@@ -100,6 +100,20 @@ class EngineCluster:
         submit(request, engine.now() + timeout_ms / 1000, answer)
         return future
 
+    def draw_timestamps(self, count: int, *, timeout_ms: int) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = self._loop.create_future()
+
+        def drawn(first: int | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(first, int):
+                future.set_result(first)
+            else:
+                future.set_exception(first)
+
+        self._engine.draw(count, self._engine.now() + timeout_ms / 1000, drawn)
+        return future
+
     # --- reading
 
     async def read(self, consistency: Consistency, *, timeout_ms: int) -> View:

@@ -7,11 +7,16 @@ earlier terms gave out or still might. The other half is in `node.consensus.orac
 
 from __future__ import annotations
 
+from typing import Final
+
 from statemachine.commands import ReserveTimestamps
 from statemachine.hybrid_clock import GREATEST_ENCODED
 from statemachine.outcomes import Applied, Outcome, TimestampsReserved
 from statemachine.rejections import CLOCK_OVERFLOW
 from statemachine.state import MachineState
+
+GREATEST_COUNT: Final = 1_000_000
+"""How many timestamps one caller can draw at once."""
 
 
 def reserve(state: MachineState, command: ReserveTimestamps) -> Outcome:

@@ -14,9 +14,11 @@ from node.consensus.appending import Appending
 from node.consensus.bootstrap import Bootstrap
 from node.consensus.contacts import Contacts
 from node.consensus.digests import Digests
+from node.consensus.draws import Draws
 from node.consensus.election import Election
 from node.consensus.foundation import Foundation
 from node.consensus.messages import Frame, Kind, RefusalReason
+from node.consensus.oracle import Oracle
 from node.consensus.proposals import Proposals
 from node.consensus.reads import Reads
 from node.consensus.replication import Replication
@@ -28,6 +30,8 @@ IMMEDIATE_KINDS = frozenset(
         Kind.ALIVE,
         Kind.CONFIRM,
         Kind.CONFIRM_REPLY,
+        Kind.DRAW,
+        Kind.DRAW_REPLY,
         Kind.FORWARD,
         Kind.FORWARD_REFUSED,
         Kind.READ_INDEX,
@@ -54,6 +58,8 @@ class Dispatch:
         replication: Replication,
         proposals: Proposals,
         reads: Reads,
+        oracle: Oracle,
+        draws: Draws,
         rounds: Rounds,
         snapshots: Snapshots,
         bootstrap: Bootstrap,
@@ -94,6 +100,8 @@ class Dispatch:
                 frame[1], frame[2], now()
             ),
             Kind.READ_INDEX: member(lambda peer, frame: reads.on_read_index(peer, frame[1])),
+            Kind.DRAW: member(lambda peer, frame: oracle.on_draw(peer, frame[1], frame[2])),
+            Kind.DRAW_REPLY: lambda _peer, frame: draws.on_reply(frame, now()),
             Kind.READ_INDEX_REPLY: lambda _peer, frame: reads.on_read_index_reply(frame, now()),
             Kind.SNAPSHOT_OFFER: self._on_snapshot_offer,
             Kind.SNAPSHOT_REQUEST: lambda peer, frame: snapshots.on_request(

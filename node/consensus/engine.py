@@ -20,6 +20,7 @@ from node.consensus.contacts import Contacts
 from node.consensus.digests import Digests
 from node.consensus.disk import Disk
 from node.consensus.dispatch import Dispatch
+from node.consensus.draws import Draws, OnDrawn
 from node.consensus.durability import Durability
 from node.consensus.election import Election
 from node.consensus.foundation import Foundation, Identity
@@ -29,7 +30,9 @@ from node.consensus.links import Links
 from node.consensus.loop import Loop
 from node.consensus.membership import Membership
 from node.consensus.notices import Notices
+from node.consensus.oracle import Oracle
 from node.consensus.pace import Pace
+from node.consensus.pauses import Pauses
 from node.consensus.peers import Peers
 from node.consensus.periodic import Periodic
 from node.consensus.proposals import Answer, Proposals
@@ -118,6 +121,9 @@ class Engine:
         self.reads = Reads(base, leadership, self.stamps)
         self.election = Election(base, self.reads)
         self.proposals = Proposals(base, self.stamps, leadership)
+        pauses = Pauses(settings.election_timeout_min_s / 2, runtime.monotonic())
+        self._oracle = Oracle(base, leadership, self.stamps, self.proposals, self.reads, pauses)
+        self._draws = Draws(base, self._oracle, pauses)
 
         # The state.
         self._digests = Digests(base, RangeCheck(storage), leadership)
@@ -139,6 +145,8 @@ class Engine:
             replication=self.replication,
             proposals=self.proposals,
             reads=self.reads,
+            oracle=self._oracle,
+            draws=self._draws,
             rounds=rounds,
             snapshots=self.snapshots,
             bootstrap=self.bootstrap,
@@ -163,6 +171,8 @@ class Engine:
             election=self.election,
             proposals=self.proposals,
             reads=self.reads,
+            draws=self._draws,
+            pauses=pauses,
             applying=self._applying,
             snapshots=self.snapshots,
             compaction=compaction,
@@ -174,6 +184,7 @@ class Engine:
             leadership=leadership,
             proposals=self.proposals,
             reads=self.reads,
+            draws=self._draws,
             rounds=rounds,
             admission=self.admission,
             pace=self.pace,
@@ -202,6 +213,7 @@ class Engine:
         self.replication.reset()
         self.proposals.on_role_change()
         self.reads.on_role_change()
+        self._oracle.on_role_change()
         self.admission.on_role_change()
         self.notices.role_changed()
         self._base.pulse.kick()
@@ -257,6 +269,17 @@ class Engine:
     def read(self, deadline: float, on_ready: OnRead) -> None:
         """Call back when this node's state contains everything acknowledged before now."""
         self.reads.read(deadline, on_ready)
+        self._base.pulse.kick()
+
+    def draw(self, count: int, deadline: float, on_drawn: OnDrawn) -> None:
+        """Call back with the first of `count` timestamps that follow each other.
+
+        They are greater than all that were given to anybody before this call.
+
+        Raises:
+            OverloadedError
+        """
+        self._draws.draw(count, deadline, on_drawn)
         self._base.pulse.kick()
 
     def compare_digest(self, peer: str, on_result: Callable[[bool | None, int], None]) -> None:

@@ -13,9 +13,11 @@ from node.consensus.admission import Admission
 from node.consensus.applying import Applying
 from node.consensus.bootstrap import Bootstrap
 from node.consensus.compaction import Compaction
+from node.consensus.draws import Draws
 from node.consensus.durability import Durability
 from node.consensus.election import Election
 from node.consensus.foundation import Foundation
+from node.consensus.pauses import Pauses
 from node.consensus.proposals import Proposals
 from node.consensus.reads import Reads
 from node.consensus.reception import Reception
@@ -36,6 +38,8 @@ class Loop:
         election: Election,
         proposals: Proposals,
         reads: Reads,
+        draws: Draws,
+        pauses: Pauses,
         applying: Applying,
         snapshots: Snapshots,
         compaction: Compaction,
@@ -54,13 +58,13 @@ class Loop:
         self._election = election
         self._proposals = proposals
         self._reads = reads
+        self._draws = draws
+        self._pauses = pauses
         self._applying = applying
         self._snapshots = snapshots
         self._compaction = compaction
         self._bootstrap = bootstrap
         self._admission = admission
-        self._gap_s = base.settings.election_timeout_min_s / 2
-        self._ran_at = base.runtime.monotonic()
         self._stopped = False
 
     def run(self) -> None:
@@ -79,9 +83,9 @@ class Loop:
 
     def _go_round(self) -> None:
         now = self._runtime.monotonic()
-        if now - self._ran_at > self._gap_s:
+        if self._pauses.ran(now):
             self._election.after_gap(now)
-        self._ran_at = now
+        self._draws.feed(now)
         self._reads.feed(now)
         if not self._raft.is_leader:
             self._proposals.feed(now)

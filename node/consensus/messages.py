@@ -51,6 +51,10 @@ class Kind(enum.IntEnum):
     READ_INDEX = 32
     READ_INDEX_REPLY = 33
     """id, index (0: not the leader)."""
+    DRAW = 34
+    """id, count: so many timestamps in a row for callers of this node."""
+    DRAW_REPLY = 35
+    """id, term, first of them (0: not the leader, -1: none are left)."""
     SNAPSHOT_OFFER = 40
     """term, snapshot id, index, term of the entry, size, SHA-256."""
     SNAPSHOT_REQUEST = 41
@@ -124,6 +128,8 @@ _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
     Kind.FORWARD_REFUSED: (int, str),
     Kind.READ_INDEX: (int,),
     Kind.READ_INDEX_REPLY: (int, int),
+    Kind.DRAW: (int, int),
+    Kind.DRAW_REPLY: (int, int, int),
     Kind.SNAPSHOT_OFFER: (int, str, int, int, int, bytes),
     Kind.SNAPSHOT_REQUEST: (str, int),
     Kind.SNAPSHOT_CHUNK: (str, int, bytes),

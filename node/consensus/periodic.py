@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from node.consensus.admission import Admission
+from node.consensus.draws import Draws
 from node.consensus.foundation import Foundation
 from node.consensus.leadership import Leadership
 from node.consensus.messages import Kind
@@ -26,6 +27,7 @@ class Periodic:
         leadership: Leadership,
         proposals: Proposals,
         reads: Reads,
+        draws: Draws,
         rounds: Rounds,
         admission: Admission,
         pace: Pace,
@@ -37,6 +39,7 @@ class Periodic:
         self._leadership = leadership
         self._proposals = proposals
         self._reads = reads
+        self._draws = draws
         self._rounds = rounds
         self._admission = admission
         self._pace = pace
@@ -58,6 +61,7 @@ class Periodic:
         self._leadership.full = self._rounds.greatest_fill_ratio() > self._settings.max_fill_ratio
         self._proposals.expire(now)
         self._reads.expire(now)
+        self._draws.expire(now)
         self._admission.on_timer(now)
         if now >= self._alive_due_at:
             self._alive_due_at = now + _ALIVE_INTERVAL_S

@@ -43,6 +43,9 @@ class EngineSettings:
     """How much journal is kept when nobody lags."""
     snapshot_chunk_bytes: int = 256 << 10
     snapshot_chunks_in_flight: int = 4
+    timestamp_window_ms: int = 3_000
+    """How far ahead of physical time a leader that gives out timestamps reserves them. It reserves
+    again when half is left; a failover may carry the timestamps so far ahead."""
     auto_replace: bool = True
     """Whether the leader replaces a member of the same node id that returns with an empty disk."""
     max_fill_ratio: float = 0.85

@@ -23,7 +23,9 @@ from statemachine.commands import (
     FireTimers,
     IdempotencyKey,
     Request,
+    ReserveTimestamps,
 )
+from statemachine.hybrid_clock import LOGICAL_BITS
 from statemachine.machine import Machine
 from statemachine.memory_store import MemoryStore
 from statemachine.outcomes import Position, RequestOutcome
@@ -121,6 +123,15 @@ class LocalCluster:
         self.elapsed_ms += duration_ms
         while due := due_timers(self.store, self.elapsed_ms):
             self._apply([FireTimers(timers=due)])
+
+    async def draw_timestamps(self, count: int, *, timeout_ms: int) -> int:
+        self.timeouts_ms.append(timeout_ms)
+        if self.fault is not None:
+            raise self.fault
+        first = max(self.machine.reserved_upto + 1, self.wall_ms << LOGICAL_BITS)
+        reservation = ReserveTimestamps(term=self.term, upto=first + count - 1)
+        self._apply([reservation])
+        return first
 
     async def read(self, consistency: Consistency, *, timeout_ms: int) -> View:
         self.timeouts_ms.append(timeout_ms)

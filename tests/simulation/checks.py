@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 from statemachine import timestamps
 from statemachine.store import Reader
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.workload import History, Write
+from tests.simulation.workload import Draw, History, Write
 from tests.simulation.world import Violation
 
 
@@ -19,6 +20,7 @@ def check(cluster: SimulatedCluster, history: History) -> None:
     _check_events(history, events)
     _check_real_time(history)
     _check_reads(history)
+    check_draws(history.draws)
 
 
 def _check_agreement(cluster: SimulatedCluster) -> None:
@@ -31,12 +33,13 @@ def _check_agreement(cluster: SimulatedCluster) -> None:
 
 def _check_answers(cluster: SimulatedCluster, history: History) -> None:
     """Every caller of a process that lived on was told something by its deadline."""
-    for write in history.writes:
-        if write.asked is None:
+    requests: list[Write | Draw] = [*history.writes, *history.draws]
+    for request in requests:
+        if request.asked is None:
             continue
-        name, incarnation = write.asked
+        name, incarnation = request.asked
         if cluster.nodes[name].process.incarnation == incarnation:
-            raise Violation(f"{name} never answered the caller of {write.data[:12]!r}")
+            raise Violation(f"{name} never answered the caller of {request}")
 
 
 def _all_events(reader: Reader) -> dict[bytes, list[tuple[str, int]]]:
@@ -114,3 +117,24 @@ def _check_reads(history: History) -> None:
                 position += 1
             if read.lamport < floor:
                 raise Violation(f"{participant}: read {read.lamport} after {floor} was known")
+
+
+def check_draws(draws: list[Draw]) -> None:
+    """No timestamp is given twice, and all are greater than those given before they were asked for.
+
+    Raises: Violation
+    """
+    given = [draw for draw in draws if draw.first is not None]
+    given.sort(key=lambda draw: draw.first or 0)
+    for lower, upper in itertools.pairwise(given):
+        if upper.first is not None and upper.first <= lower.last:
+            raise Violation(f"timestamps were given twice: {lower} and {upper}")
+    ended = sorted(given, key=lambda draw: draw.ended_at or 0.0)
+    greatest, position = None, 0
+    for draw in sorted(given, key=lambda draw: draw.begun_at):
+        while position < len(ended) and (ended[position].ended_at or 0.0) < draw.begun_at:
+            if greatest is None or ended[position].last > greatest.last:
+                greatest = ended[position]
+            position += 1
+        if greatest is not None and draw.first is not None and draw.first <= greatest.last:
+            raise Violation(f"{draw} was given after {greatest} was")

@@ -105,5 +105,7 @@ def _fingerprint(workload: Workload, world: World) -> str:
         digest.update(repr((write.data[:16], write.ended_at, write.lamport)).encode())
     for read in workload.history.reads:
         digest.update(repr((read.participant, read.ended_at, read.lamport)).encode())
+    for draw in workload.history.draws:
+        digest.update(repr((draw.count, draw.ended_at, draw.first)).encode())
     digest.update(repr((world.events, world.now)).encode())
     return digest.hexdigest()[:16]

@@ -2,7 +2,8 @@
 
 Events carry unique data. Writers use one participant each for a while, so that "strictly
 increasing in real time" says something; some requests carry an idempotency key and are retried
-through other nodes until their outcome is known.
+through other nodes until their outcome is known. Timestamps of the oracle are drawn through any
+node, one or many at once.
 """
 
 from __future__ import annotations
@@ -49,9 +50,28 @@ class ReadResult:
 
 
 @dataclass(slots=True)
+class Draw:
+    """Timestamps that a client wanted."""
+
+    count: int
+    begun_at: float
+    asked: tuple[str, int] | None
+    """Node and incarnation that still owe this caller an answer."""
+    ended_at: float | None = None
+    first: int | None = None
+    """Set when they were given."""
+
+    @property
+    def last(self) -> int:
+        assert self.first is not None
+        return self.first + self.count - 1
+
+
+@dataclass(slots=True)
 class History:
     writes: list[Write] = field(default_factory=list)
     reads: list[ReadResult] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
 
 
@@ -72,10 +92,13 @@ class Workload:
     def _next(self) -> None:
         if not self.running:
             return
-        if self._world.rng.random() < 0.7:
+        kind = self._world.rng.random()
+        if kind < 0.55:
             self.write()
-        else:
+        elif kind < 0.75:
             self.read()
+        else:
+            self.draw()
         self._world.at(self._world.rng.expovariate(self._rate_per_s), self._next)
 
     # --- writes
@@ -184,3 +207,27 @@ class Workload:
             self.history.reads.append(ReadResult(participant, begun_at, self._world.now, lamport))
 
         self._cluster.run_as(name, lambda: engine.read(engine.now() + _TIMEOUT_S, ready))
+
+    # --- timestamps
+
+    def draw(self) -> None:
+        rng = self._world.rng
+        name = rng.choice(self._cluster.names)
+        count = rng.choice((1, 1, 1, 1_000, 1_000_000))
+        engine = self._cluster.engine(name)
+        if engine is None:
+            return
+        incarnation = self._cluster.nodes[name].process.incarnation
+        draw = Draw(count, self._world.now, (name, incarnation))
+        self.history.draws.append(draw)
+
+        def drawn(first: int | Exception) -> None:
+            draw.asked = None
+            if isinstance(first, Exception):
+                self.history.counters["failed_draws"] += 1
+                return
+            draw.ended_at = self._world.now
+            draw.first = first
+            self.history.counters["draws"] += 1
+
+        self._cluster.run_as(name, lambda: engine.draw(count, engine.now() + _TIMEOUT_S, drawn))

@@ -30,6 +30,7 @@ PROMISED = {
     "/api/v1/batch": {"post"},
     "/api/v1/hlc/now": {"post"},
     "/api/v1/hlc/observe": {"post"},
+    "/api/v1/tso": {"post"},
     "/api/v1/sequences/{name}": {"get"},
     "/api/v1/sequences/{name}/next": {"post"},
     "/api/v1/watch": {"get"},
