@@ -662,8 +662,8 @@ def a_voter_missed_that_a_node_was_added() -> None:
     cluster.kill(away)
     added = _added_node(cluster)
     cluster.network.cut.update(_both_ways([behind], [leader, added]))
-    write(cluster, leader, b'"last"')
     last = cluster.wait_for_leader().journal.last()[0] + 1
+    write(cluster, leader, b'"last"')
 
     def has_it() -> bool:
         engine = cluster.engine(added)
