@@ -14,12 +14,14 @@ from scripts.tidelock_scripts.chaos.checkers import (
     check_agreement,
     check_by_search,
     check_clock_rule,
+    check_draws,
     check_everything,
     check_presence,
     check_real_time,
 )
 from scripts.tidelock_scripts.chaos.history import (
     ClockRead,
+    Draw,
     Ending,
     History,
     StoredEvent,
@@ -302,3 +304,33 @@ def test_the_search_finds_a_stale_read_by_itself() -> None:
 def test_a_node_that_lists_other_events_is_found() -> None:
     assert rules(check_agreement({"n1": STORED, "n2": STORED[:2]})) == {"nodes agree"}
     assert rules(check_agreement({"n1": STORED, "n2": STORED[::-1]})) == {"nodes agree"}
+
+
+def drawn(begun: int, ended: int, first: int, last: int | None = None) -> Draw:
+    return Draw("n1", begun, ended, first, first if last is None else last)
+
+
+def test_timestamps_that_rise_in_real_time_are_as_promised() -> None:
+    beside = drawn(5, 25, 60, 69)
+    assert check_draws([drawn(0, 10, 50), drawn(11, 20, 51, 59), beside, drawn(26, 30, 70)]) == []
+    assert check_draws([]) == []
+
+
+@pytest.mark.parametrize("second", [drawn(11, 20, 59), drawn(11, 20, 50), drawn(2, 3, 40, 50)])
+def test_a_timestamp_that_comes_twice_is_found(second: Draw) -> None:
+    found = rules(check_draws([drawn(0, 10, 50, 59), second]))
+    assert "no timestamp twice" in found
+
+
+def test_a_timestamp_below_one_that_was_given_before_it_was_asked_for_is_found() -> None:
+    early, late = drawn(0, 10, 50), drawn(11, 20, 49)
+    assert rules(check_draws([early, late])) == {"the oracle follows real time"}
+    # Also when another one lies between the two, and the first ended long ago.
+    between = drawn(12, 15, 51)
+    assert rules(check_draws([early, between, drawn(30, 40, 48)])) == {
+        "the oracle follows real time"
+    }
+
+
+def test_draws_beside_each_other_may_come_in_any_order() -> None:
+    assert check_draws([drawn(0, 10, 50), drawn(10, 20, 49)]) == []

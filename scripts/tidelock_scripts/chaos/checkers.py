@@ -7,12 +7,14 @@ decided exactly and in little time: an order of operations is given, and only ha
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scripts.tidelock_scripts.chaos.history import (
     ClockRead,
+    Draw,
     Ending,
     History,
     StoredEvent,
@@ -46,6 +48,7 @@ def check_everything(
         *check_clock_rule(history.writes, stored),
         *check_real_time(history, stored),
         *check_by_search(history, stored),
+        *check_draws(history.draws),
     ]
 
 
@@ -171,6 +174,27 @@ def _out_of_order(operations: list[_Placed]) -> list[Violation]:
                 violations.append(Violation(rule, detail))
         if later.ended_ns is not None:
             heapq.heappush(running, (later.ended_ns, number, later))
+    return violations
+
+
+def check_draws(draws: Sequence[Draw]) -> list[Violation]:
+    """No timestamp of the oracle comes twice, and all are above those that came before the call."""
+    violations = []
+    by_value = sorted(draws, key=lambda draw: draw.first)
+    for lower, upper in itertools.pairwise(by_value):
+        if upper.first <= lower.last:
+            violations.append(Violation("no timestamp twice", f"{lower} and {upper}"))
+    ended = sorted(draws, key=lambda draw: draw.ended_ns)
+    greatest: Draw | None = None
+    position = 0
+    for draw in sorted(draws, key=lambda draw: draw.begun_ns):
+        while ended[position].ended_ns < draw.begun_ns:
+            if greatest is None or ended[position].last > greatest.last:
+                greatest = ended[position]
+            position += 1
+        if greatest is not None and draw.first <= greatest.last:
+            detail = f"{draw} began after {greatest} had ended"
+            violations.append(Violation("the oracle follows real time", detail))
     return violations
 
 

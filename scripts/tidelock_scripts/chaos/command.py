@@ -99,7 +99,8 @@ def _print(report: ChaosReport, terminal: Terminal, data_dir: Path, took_s: floa
         [[name, str(count)] for name, count in sorted(report.faults.items())],
     )
     terminal.line()
-    header = ["round", "writes", "acknowledged", "refused", "unknown", "reads", "violations"]
+    header = ["round", "writes", "acknowledged", "refused", "unknown", "reads", "draws"]
+    header.append("violations")
     terminal.table(
         header,
         [
@@ -110,6 +111,7 @@ def _print(report: ChaosReport, terminal: Terminal, data_dir: Path, took_s: floa
                 str(done.refused),
                 str(done.unknown),
                 str(done.reads),
+                str(done.draws),
                 str(len(done.violations)),
             ]
             for done in report.rounds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class Ending(enum.Enum):
@@ -44,6 +44,17 @@ class ClockRead:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """Timestamps of the oracle that a client was given, both ends included."""
+
+    via: str
+    begun_ns: int
+    ended_ns: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredEvent:
     """An event as the cluster lists it."""
 
@@ -58,3 +69,4 @@ class StoredEvent:
 class History:
     writes: list[Write]
     reads: list[ClockRead]
+    draws: list[Draw] = field(default_factory=list)

@@ -52,6 +52,7 @@ class RoundReport:
     unknown: int
     retried: int
     reads: int
+    draws: int
     stored: int
     participants: int
     list_digest: str
@@ -182,6 +183,7 @@ async def _check(scene: Scene, workload: Workload, terminal: Terminal) -> RoundR
         unknown=endings[Ending.UNKNOWN],
         retried=workload.retried,
         reads=len(history.reads),
+        draws=len(history.draws),
         stored=len(stored),
         participants=len(workload.participants()),
         list_digest=_digest(stored),
@@ -241,7 +243,7 @@ def _digest(events: Sequence[StoredEvent]) -> str:
 
 def _keep_history(path: Path, history: History) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode({"writes": history.writes, "reads": history.reads}))
+    path.write_bytes(msgspec.json.encode(history))
 
 
 def describe_round(done: RoundReport, count: int) -> str:
@@ -249,5 +251,6 @@ def describe_round(done: RoundReport, count: int) -> str:
     return (
         f"{done.name} of {count}: {done.writes} writes ({done.acknowledged} acknowledged, "
         f"{done.refused} refused, {done.unknown} unknown, {done.retried} retried), "
-        f"{done.reads} reads, {done.participants} participants: {verdict}"
+        f"{done.reads} reads, {done.draws} draws of timestamps, {done.participants} participants: "
+        f"{verdict}"
     )

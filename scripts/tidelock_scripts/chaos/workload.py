@@ -1,4 +1,4 @@
-"""Clients that write and read through every node and note what they saw."""
+"""Clients that write, read and draw timestamps through every node and note what they saw."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from scripts.tidelock_scripts.chaos.history import ClockRead, Ending, History, Write
-from scripts.tidelock_scripts.client import ClusterClient, NotDoneError, OutcomeUnknownError
-from scripts.tidelock_scripts.events import CLOCK_PATH, EVENT_PATH, SYNC_PATH
+from scripts.tidelock_scripts.chaos.history import ClockRead, Draw, Ending, History, Write
+from scripts.tidelock_scripts.client import (
+    Answer,
+    ClusterClient,
+    NotDoneError,
+    OutcomeUnknownError,
+)
+from scripts.tidelock_scripts.events import CLOCK_PATH, EVENT_PATH, SYNC_PATH, TSO_PATH
 
 CLIENTS_A_NODE = 3
 PARTICIPANTS_AT_ONCE = 6
@@ -21,6 +26,8 @@ DEADLINE_S = 4.0
 _PAUSE_S = 0.004
 _SHARE_OF_READS = 0.25
 _SHARE_OF_SYNCS = 0.10
+_SHARE_OF_DRAWS = 0.15
+_COUNTS = (1, 1, 1_000, 1_000_000)
 _FURTHEST_JUMP = 20
 
 
@@ -65,6 +72,8 @@ class Workload:
             kind = chance.random()
             if kind < _SHARE_OF_READS:
                 await self._read(participant, via)
+            elif kind > 1.0 - _SHARE_OF_DRAWS:
+                await self._draw(via, chance.choice(_COUNTS))
             else:
                 jump = chance.randrange(1, _FURTHEST_JUMP)
                 is_sync = kind < _SHARE_OF_READS + _SHARE_OF_SYNCS
@@ -138,6 +147,26 @@ class Workload:
             self.history.reads.append(ClockRead(participant, via, begun_ns, ended_ns, lamport))
         else:
             self.unexpected.append(f"{answer.node_id} to a read of {participant}: {answer}")
+
+    async def _draw(self, via: str, count: int) -> None:
+        drawn = await draw_timestamps(self.client, via, count)
+        if isinstance(drawn, Draw):
+            self.history.draws.append(drawn)
+        elif drawn is not None:
+            self.unexpected.append(f"{drawn.node_id} to a draw of {count}: {drawn}")
+
+
+async def draw_timestamps(client: ClusterClient, via: str, count: int) -> Draw | Answer | None:
+    """Draw once. None: there was no answer; an `Answer`: one that the contract does not have."""
+    begun_ns = time.monotonic_ns()
+    try:
+        answer = await client.post(TSO_PATH, {"count": count}, via=via, retry=False)
+    except (NotDoneError, OutcomeUnknownError):
+        return None
+    ended_ns = time.monotonic_ns()
+    if not answer.ok or answer.body["last"] - answer.body["first"] != count - 1:
+        return answer
+    return Draw(via, begun_ns, ended_ns, answer.body["first"], answer.body["last"])
 
 
 @dataclass(slots=True)
