@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Final, NoReturn
+from typing import Final, NoReturn, assert_never
 
 import msgspec
 
@@ -24,7 +24,14 @@ from api.cluster import (
 )
 from api.routing import RejoinRefusedError
 from statemachine.change_log import CompactedError
-from statemachine.outcomes import AnyHolder, Position, Rejected, RequestOutcome
+from statemachine.outcomes import (
+    AnyHolder,
+    LockHolder,
+    Position,
+    Rejected,
+    RequestOutcome,
+    RowLockHolder,
+)
 from statemachine.paging import InvalidCursorError
 from statemachine.store import DamagedStateError
 
@@ -56,6 +63,8 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "NOT_A_MEMBER": ProblemKind(404, "No such node belongs to the cluster"),
     "PROPOSAL_NOT_FOUND": ProblemKind(404, "No such proposal is kept"),
     "DATA_NOT_FOUND": ProblemKind(404, "Nothing is committed under this key"),
+    "TRANSACTION_NOT_FOUND": ProblemKind(404, "No such transaction is known"),
+    "BRANCH_NOT_FOUND": ProblemKind(404, "The transaction has no such branch"),
     "TICKET_NOT_FOUND": ProblemKind(404, "No wait has this ticket"),
     "METHOD_NOT_ALLOWED": ProblemKind(405, "The path does not take this method"),
     "BODY_TIMEOUT": ProblemKind(
@@ -72,6 +81,16 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "PROPOSAL_EXPIRED": ProblemKind(409, "The proposal was not decided in time"),
     "PROPOSAL_ID_TAKEN": ProblemKind(409, "The id belongs to another proposal"),
     "PROPOSAL_UNDECIDED": ProblemKind(409, "The votes do not suffice yet"),
+    "TRANSACTION_EXISTS": ProblemKind(409, "A transaction has this xid already"),
+    "TRANSACTION_NOT_ACTIVE": ProblemKind(409, "The transaction takes nothing more"),
+    "TRANSACTION_DECIDED": ProblemKind(409, "The transaction is decided otherwise"),
+    "BRANCH_FAILED": ProblemKind(409, "A branch of the transaction failed"),
+    "BRANCH_UNFINISHED": ProblemKind(409, "A branch of the transaction has not reported"),
+    "BRANCH_STATUS_FIXED": ProblemKind(409, "The branch cannot change so any more"),
+    "LOCK_CONFLICT": ProblemKind(409, "A row is locked by another transaction"),
+    "DEADLOCK": ProblemKind(409, "Transactions wait for each other"),
+    "EPOCH_STALE": ProblemKind(409, "Another node leads now"),
+    "OPERATION_NOT_POSSIBLE": ProblemKind(409, "The operation is not possible now"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
     "VERSION_UNKNOWN": ProblemKind(409, "No node knows this version"),
     "ALREADY_MEMBER": ProblemKind(409, "The node belongs to the cluster already"),
@@ -94,6 +113,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "CLOCK_SKEW_TOO_LARGE": ProblemKind(422, "The timestamp is too far in the future"),
     "IDEMPOTENCY_KEY_REUSED": ProblemKind(422, "The idempotency key belongs to another request"),
     "OVERLOADED": ProblemKind(429, "The node has more requests than it can take", retryable=True),
+    "TOO_MANY_TRANSACTIONS": ProblemKind(
+        429, "No more transactions can be under way", retryable=True
+    ),
     "IDEMPOTENCY_TABLE_FULL": ProblemKind(
         429, "No more idempotency keys can be remembered now", retryable=True
     ),
@@ -135,13 +157,22 @@ class FieldError(msgspec.Struct, frozen=True):
     message: str
 
 
-class LockHolderBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Who holds a lock."""
+class HolderBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Who has what was asked for: a lock, or a row."""
 
-    owner: str
-    mode: str
-    fencing_token: int
-    expires_at: int
+    owner: str | None = None
+    """Of a lock, with the three below."""
+    mode: str | None = None
+    fencing_token: int | None = None
+    expires_at: int | None = None
+    """Milliseconds since the epoch."""
+    xid: str | None = None
+    """Of a row, with the rest."""
+    branch_id: int | None = None
+    resource_id: str | None = None
+    table: str | None = None
+    key: tuple[int | str | bool | None, ...] = ()
+    since: int | None = None
     """Milliseconds since the epoch."""
 
 
@@ -154,7 +185,7 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     detail: str
     code: str
     errors: tuple[FieldError, ...] = ()
-    holder: LockHolderBody | None = None
+    holder: HolderBody | None = None
     """Who has what was asked for."""
     oldest: str | None = None
     """The position behind which everything is still kept."""
@@ -185,10 +216,10 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         self.allow = tuple(allow)
         self.position: Position | None = None
         """Where the log rejected the request, when it did."""
-        self.holder: LockHolderBody | None = None
         self.oldest: Position | None = None
         self.votes: dict[str, str] | None = None
         self.reasons: dict[str, str] | None = None
+        self.holder: HolderBody | None = None
         self.retryable = self.kind.retryable
         self.replayed = False
         """An earlier request with the same idempotency key was rejected so."""
@@ -267,13 +298,26 @@ def of_compaction(error: CompactedError) -> Problem:
     return problem
 
 
-def _holder(holder: AnyHolder) -> LockHolderBody:
-    return LockHolderBody(
-        owner=holder.owner,
-        mode=holder.mode,
-        fencing_token=holder.fencing_token,
-        expires_at=holder.expires_at_ms,
-    )
+def _holder(holder: AnyHolder) -> HolderBody:
+    match holder:
+        case LockHolder():
+            return HolderBody(
+                owner=holder.owner,
+                mode=holder.mode,
+                fencing_token=holder.fencing_token,
+                expires_at=holder.expires_at_ms,
+            )
+        case RowLockHolder():
+            return HolderBody(
+                xid=holder.xid,
+                branch_id=holder.branch_id,
+                resource_id=holder.resource_id,
+                table=holder.table,
+                key=holder.key,
+                since=holder.since_ms,
+            )
+        case _:
+            assert_never(holder)
 
 
 _MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")

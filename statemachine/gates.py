@@ -45,6 +45,13 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.ProposeData: 1,
     commands.VoteProposals: 1,
     commands.DecideProposal: 1,
+    commands.BeginGlobal: 1,
+    commands.RegisterBranch: 1,
+    commands.ReportBranch: 1,
+    commands.DecideGlobal: 1,
+    commands.RunGlobal: 1,
+    commands.ReportCalls: 1,
+    commands.OperateGlobal: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

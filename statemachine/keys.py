@@ -26,6 +26,7 @@
     D e  decided  proposed                 -> id            decided proposals, in that order
     D c  key\\0                               committed data
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
+    X?                                       global transactions and their row locks
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -72,6 +73,16 @@ DECIDABLE_PROPOSAL: Final = b"Ds"
 DECIDED_PROPOSAL: Final = b"De"
 COMMITTED_DATA: Final = b"Dc"
 EVENT_IN_LIST: Final = b"F"
+GLOBAL: Final = b"Xg"
+BRANCH: Final = b"Xb"
+TIMELINE: Final = b"Xt"
+DUE_GLOBAL: Final = b"Xd"
+BEGUN: Final = b"Xn"
+ROW_LOCK: Final = b"Xl"
+ROW_LOCK_OWNER: Final = b"Xo"
+ROW_LOCK_QUEUE: Final = b"Xq"
+ROW_LOCK_WAIT: Final = b"Xw"
+ROW_LOCK_WAITING_XID: Final = b"Xx"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

@@ -42,6 +42,7 @@ from statemachine.store import Store
 from statemachine.tickets import LEAST_KEPT_MS, Ticket, TicketKind, Tickets
 from statemachine.timers import TimerKind
 from statemachine.timestamps import EventRecorder
+from statemachine.transactions.coordinator import Coordinator
 from statemachine.vector_histories import Histories
 from statemachine.vectors import VectorClocks
 from statemachine.versions import VersionRecorder
@@ -124,6 +125,7 @@ class Machine:
         self._tickets = Tickets(state, self._writes, self._changes)
         self._locks = Locks(state, self._writes, self._changes, self._tickets)
         self._proposals = Proposals(state, self._writes, self._changes, self._tickets)
+        self._coordinator = Coordinator(state, self._writes, self._changes, self._tickets)
         self._participants = Participants(state, self._writes, self._changes)
         self._sessions = Sessions(state, self._writes)
         self._remembered = IdempotencyTable(state, self._writes)
@@ -261,6 +263,7 @@ class Machine:
         self._participants.save()
         self._histories.save()
         self._sessions.save()
+        self._coordinator.save()
         self._changes.save()
         self._seal(reaches_checkpoint)
         return tuple(outcomes)
@@ -422,6 +425,16 @@ class Machine:
                 return self._proposals.vote(command, place)
             case commands.DecideProposal():
                 return self._proposals.decide(command, place)
+            case (
+                commands.BeginGlobal()
+                | commands.RegisterBranch()
+                | commands.ReportBranch()
+                | commands.DecideGlobal()
+                | commands.RunGlobal()
+                | commands.ReportCalls()
+                | commands.OperateGlobal()
+            ):
+                return self._coordinator.execute(command, place)
             case _:
                 assert_never(command)
 
@@ -434,27 +447,34 @@ class Machine:
         for due_ms, kind, timer_id in command.timers:
             if due_ms > elapsed_ms or not timers.is_armed(self._writes, due_ms, kind, timer_id):
                 continue
-            match TimerKind(kind):
-                case TimerKind.IDEMPOTENCY_EXPIRY:
-                    self._remembered.forget(due_ms, timer_id)
-                case TimerKind.SESSION_EXPIRY:
-                    self._sessions.expire(due_ms, timer_id)
-                case TimerKind.WAIT_DEADLINE:
-                    self._pass_deadline(Position(*keys.unpack_event(timer_id)), place)
-                case TimerKind.TICKET_EXPIRY:
-                    self._tickets.forget(due_ms, timer_id)
-                case TimerKind.LOCK_EXPIRY:
-                    self._locks.expire(timer_id, place)
-                case TimerKind.LOCK_RELEASE_FORGOTTEN:
-                    self._locks.forget_release(timer_id, place)
-                case TimerKind.MESSAGE_EXPIRY:
-                    self._vectors.forget_message(due_ms, timer_id)
-                case TimerKind.PROPOSAL_EXPIRY:
-                    self._proposals.forget(timer_id)
-                case unknown:
-                    assert_never(unknown)
+            self._fire(due_ms, TimerKind(kind), timer_id, place)
             fired += 1
         return Applied(TimersFired(fired=fired))
+
+    def _fire(self, due_ms: int, kind: TimerKind, timer_id: bytes, place: int) -> None:
+        match kind:
+            case TimerKind.IDEMPOTENCY_EXPIRY:
+                self._remembered.forget(due_ms, timer_id)
+            case TimerKind.SESSION_EXPIRY:
+                self._sessions.expire(due_ms, timer_id)
+            case TimerKind.WAIT_DEADLINE:
+                self._pass_deadline(Position(*keys.unpack_event(timer_id)), place)
+            case TimerKind.TICKET_EXPIRY:
+                self._tickets.forget(due_ms, timer_id)
+            case TimerKind.LOCK_EXPIRY:
+                self._locks.expire(timer_id, place)
+            case TimerKind.LOCK_RELEASE_FORGOTTEN:
+                self._locks.forget_release(timer_id, place)
+            case TimerKind.MESSAGE_EXPIRY:
+                self._vectors.forget_message(due_ms, timer_id)
+            case TimerKind.PROPOSAL_EXPIRY:
+                self._proposals.forget(timer_id)
+            case TimerKind.GLOBAL_TIMEOUT:
+                self._coordinator.time_out(due_ms, timer_id.decode(), place)
+            case TimerKind.GLOBAL_RETENTION:
+                self._coordinator.forget(due_ms, timer_id.decode())
+            case unknown:
+                assert_never(unknown)
 
     def _pass_deadline(self, position: Position, place: int) -> None:
         ticket = self._tickets.get(position)
@@ -478,5 +498,10 @@ class Machine:
                 self._locks.end_wait(position, ticket, place)
             case TicketKind.PROPOSAL:
                 self._proposals.expire(ticket.reference, place)
+            case TicketKind.ROW_LOCKS:
+                self._coordinator.end_wait_for_rows(position, place)
+            case TicketKind.GLOBAL_END:
+                xid = ticket.reference.decode()
+                self._coordinator.end_wait_for_end(position, xid, place)
             case unknown:
                 assert_never(unknown)

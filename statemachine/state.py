@@ -54,6 +54,14 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Rows of locks."""
     lock_wait_count: int = 0
     """Who waits for a lock, in all queues together."""
+    global_count: int = 0
+    """Global transactions that have not ended."""
+    last_global: int = 0
+    """The number in the last xid that was made here."""
+    last_branch: int = 0
+    """The id of the last branch registered."""
+    coordinator_lamport: int = 0
+    """The coordinator's own Lamport clock, which ticks with everything in a timeline."""
     checkpoint_index: int = 0
     """The entry whose digest nodes compare; 0 before the first."""
     checkpoint_digest: bytes = b""

@@ -38,6 +38,10 @@ class TicketKind(enum.IntEnum):
     """The reference is the terminated name of the lock."""
     PROPOSAL = 2
     """The reference is the terminated id of the proposal."""
+    ROW_LOCKS = 3
+    """The row locks know by the ticket what it waits for."""
+    GLOBAL_END = 4
+    """The reference is the xid of the transaction whose end is waited for."""
 
 
 class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -36,6 +36,10 @@ class TimerKind(enum.IntEnum):
     """The id is the lock's terminated name."""
     PROPOSAL_EXPIRY = 20
     """The id is the terminated id of a decided proposal."""
+    GLOBAL_TIMEOUT = 30
+    """The id is the xid of a transaction that nobody has decided."""
+    GLOBAL_RETENTION = 31
+    """The id is the xid of a transaction that has ended."""
 
 
 def arm(writes: WriteBuffer, due_ms: int, kind: TimerKind, timer_id: bytes) -> None:

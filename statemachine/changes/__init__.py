@@ -13,6 +13,7 @@ from statemachine.changes.proposals import (
     ProposalRejected,
     ProposalVoted,
 )
+from statemachine.changes.transactions import GlobalChanged
 
 AnyChange = (
     ParticipantJoined
@@ -25,11 +26,13 @@ AnyChange = (
     | ProposalVoted
     | ProposalCommitted
     | ProposalRejected
+    | GlobalChanged
 )
 
 __all__ = [
     "AnyChange",
     "Change",
+    "GlobalChanged",
     "LockExpired",
     "LockGranted",
     "LockReleased",

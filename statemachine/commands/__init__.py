@@ -16,6 +16,7 @@ from statemachine.commands.entries import (
     Entry,
     IdempotencyKey,
     Request,
+    TransactionCommand,
     Unit,
 )
 from statemachine.commands.housekeeping import (
@@ -42,6 +43,17 @@ from statemachine.commands.timestamps import (
     RecordEvent,
     SyncClock,
 )
+from statemachine.commands.transactions import (
+    BeginGlobal,
+    DecideGlobal,
+    OperateGlobal,
+    RegisterBranch,
+    ReportBranch,
+    ReportCalls,
+    ReportedCall,
+    RunGlobal,
+    Step,
+)
 from statemachine.commands.vectors import ReceiveMessage, SendMessage, TickVector
 from statemachine.commands.versions import IncrementVersion, MergeVersion, WriteObject
 
@@ -54,9 +66,11 @@ __all__ = [
     "AdvanceSequence",
     "AnyCommand",
     "Ballot",
+    "BeginGlobal",
     "CancelWait",
     "ChangeRouting",
     "Command",
+    "DecideGlobal",
     "DecideProposal",
     "Entry",
     "FireTimers",
@@ -66,17 +80,25 @@ __all__ = [
     "LeaveParticipant",
     "MergeVersion",
     "ObserveHybridTime",
+    "OperateGlobal",
     "ProposeData",
     "ReceiveMessage",
     "RecordEvent",
+    "RegisterBranch",
     "ReleaseLock",
     "RenewLock",
+    "ReportBranch",
+    "ReportCalls",
+    "ReportedCall",
     "Request",
     "ReserveTimestamps",
+    "RunGlobal",
     "SendMessage",
+    "Step",
     "SyncClock",
     "TickHybridClock",
     "TickVector",
+    "TransactionCommand",
     "TrimChanges",
     "TrimEvents",
     "Unit",

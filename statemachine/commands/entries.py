@@ -25,6 +25,15 @@ from statemachine.commands.timestamps import (
     RecordEvent,
     SyncClock,
 )
+from statemachine.commands.transactions import (
+    BeginGlobal,
+    DecideGlobal,
+    OperateGlobal,
+    RegisterBranch,
+    ReportBranch,
+    ReportCalls,
+    RunGlobal,
+)
 from statemachine.commands.vectors import ReceiveMessage, SendMessage, TickVector
 from statemachine.commands.versions import IncrementVersion, MergeVersion, WriteObject
 
@@ -32,6 +41,16 @@ ENTRY_FORMAT: Final = 1
 
 MAX_ENTRY_BYTES: Final = 1 << 20
 """The greatest size of an encoded entry; larger requests are refused before they are proposed."""
+
+TransactionCommand = (
+    BeginGlobal
+    | RegisterBranch
+    | ReportBranch
+    | DecideGlobal
+    | RunGlobal
+    | ReportCalls
+    | OperateGlobal
+)
 
 AnyCommand = (
     RecordEvent
@@ -61,10 +80,18 @@ AnyCommand = (
     | ProposeData
     | VoteProposals
     | DecideProposal
+    | BeginGlobal
+    | RegisterBranch
+    | ReportBranch
+    | DecideGlobal
+    | RunGlobal
+    | ReportCalls
+    | OperateGlobal
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to
-synchronisation and proposals, 50 to 59 to locks; results and changes follow the same ranges."""
+synchronisation and proposals, 50 to 59 to locks, 60 to 99 to
+transactions; results and changes follow the same ranges."""
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

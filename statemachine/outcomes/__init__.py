@@ -14,7 +14,7 @@ from statemachine.outcomes.envelope import (
     RequestOutcome,
     UnitOutcome,
 )
-from statemachine.outcomes.holders import AnyHolder, LockHolder
+from statemachine.outcomes.holders import AnyHolder, LockHolder, RowLockHolder
 from statemachine.outcomes.housekeeping import (
     ChangesTrimmed,
     EventsTrimmed,
@@ -30,6 +30,12 @@ from statemachine.outcomes.proposals import ProposalDecided, VoteCast, VotesCoun
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.outcomes.transactions import (
+    BranchRegistered,
+    BranchReported,
+    CallsReported,
+    GlobalAnswered,
+)
 from statemachine.outcomes.vectors import (
     ObjectWritten,
     Sibling,
@@ -42,9 +48,13 @@ __all__ = [
     "AnyHolder",
     "AnyResult",
     "Applied",
+    "BranchRegistered",
+    "BranchReported",
+    "CallsReported",
     "ChangesTrimmed",
     "EventRecorded",
     "EventsTrimmed",
+    "GlobalAnswered",
     "HybridClockTicked",
     "LockAbandoned",
     "LockGranted",
@@ -61,6 +71,7 @@ __all__ = [
     "RequestOutcome",
     "Result",
     "RoutingChanged",
+    "RowLockHolder",
     "SequenceAdvanced",
     "Sibling",
     "TimersFired",

@@ -20,6 +20,12 @@ from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.outcomes.transactions import (
+    BranchRegistered,
+    BranchReported,
+    CallsReported,
+    GlobalAnswered,
+)
 from statemachine.outcomes.vectors import ObjectWritten, VectorAdvanced, VersionAdvanced
 from statemachine.positions import Position
 
@@ -43,6 +49,10 @@ AnyResult = (
     | ObjectWritten
     | ProposalDecided
     | VotesCounted
+    | GlobalAnswered
+    | BranchRegistered
+    | BranchReported
+    | CallsReported
 )
 
 

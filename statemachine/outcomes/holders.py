@@ -17,4 +17,18 @@ class LockHolder(
     """In wall time, milliseconds since the epoch."""
 
 
-AnyHolder = LockHolder
+class RowLockHolder(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True, tag=2
+):
+    """Which branch holds a row."""
+
+    xid: str
+    branch_id: int
+    resource_id: str
+    table: str
+    key: tuple[int | str | bool | None, ...]
+    since_ms: int
+    """In wall time, milliseconds since the epoch."""
+
+
+AnyHolder = LockHolder | RowLockHolder

@@ -405,7 +405,8 @@ class Scenario:
 def tell(outcome: Outcome) -> str:
     if isinstance(outcome, Rejected):
         holder = outcome.holder
-        return str(code(outcome)) + ("" if holder is None else f" by {holder.owner}")
+        by = f" by {holder.owner}" if isinstance(holder, LockHolder) else ""
+        return str(code(outcome)) + by
     assert isinstance(outcome, Applied)
     match outcome.result:
         case GrantedResult(fencing_token=token):

@@ -12,16 +12,23 @@ from statemachine.commands import (
     ActivateVersion,
     AdvanceSequence,
     AnyCommand,
+    BeginGlobal,
     CancelWait,
     ChangeRouting,
     Command,
+    DecideGlobal,
     DecideProposal,
     FireTimers,
     JoinParticipant,
     LeaveParticipant,
     ObserveHybridTime,
+    OperateGlobal,
     ProposeData,
+    RegisterBranch,
+    ReportBranch,
+    ReportCalls,
     ReserveTimestamps,
+    RunGlobal,
     TickHybridClock,
     TrimChanges,
     TrimEvents,
@@ -30,6 +37,7 @@ from statemachine.commands import (
 from statemachine.machine import Machine
 from statemachine.outcomes import Applied, Position, Rejected, RejectionCode, VersionActivated
 from statemachine.state import MachineState, UnsupportedStateError, encode_state
+from statemachine.transactions.rows import Calls
 from tests.statemachine.building import (
     START_MS,
     Log,
@@ -90,6 +98,35 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         ),
         VoteProposals(node_id="n1", ballots=()),
         DecideProposal(proposal_id="p"),
+        BeginGlobal(xid="", prefix="n1", name="", timeout_ms=0),
+        RegisterBranch(
+            xid="x",
+            mode="AT",
+            resource_id="",
+            locks=(),
+            wait_ms=0,
+            application_id="",
+            unit_id="",
+            session_id=0,
+            application_data=b"",
+            calls=Calls(),
+        ),
+        ReportBranch(xid="x", branch_id=1, status="WITHDRAWN", application_data=None, failure=None),
+        DecideGlobal(xid="x", commit=True, reason="", wait_ms=0, reports_expected=True),
+        RunGlobal(
+            xid="",
+            prefix="n1",
+            name="",
+            program="SAGA",
+            steps=(),
+            timeout_ms=0,
+            wait_ms=0,
+            in_order=False,
+            compensate_failed=False,
+            forward_recovery=False,
+        ),
+        ReportCalls(epoch=1, calls=()),
+        OperateGlobal(xid="x", action="FORGET", reason="", principal=""),
     )
 }
 

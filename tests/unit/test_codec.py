@@ -31,6 +31,8 @@ from statemachine.outcomes import (
     RejectionCode,
     RequestOutcome,
 )
+from statemachine.transactions.row_locks import RowLock
+from statemachine.transactions.rows import Calls, Failure, RetryRule
 
 GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     (
@@ -108,6 +110,75 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         "932ca16e9194a170c3a172c2",
     ),
     (commands.DecideProposal(proposal_id="p"), "922da170"),
+    (
+        commands.BeginGlobal(xid="x", prefix="p", name="n", timeout_ms=300),
+        "953ca178a170a16ecd012c",
+    ),
+    (
+        commands.RegisterBranch(
+            xid="x",
+            mode="AT",
+            resource_id="r",
+            locks=(RowLock("r", "t", (1, "k", None), True),),
+            wait_ms=5,
+            application_id="a",
+            unit_id="u",
+            session_id=6,
+            application_data=b"d",
+            calls=Calls("f", None, ""),
+        ),
+        "9b3da178a24154a1729194a172a1749301a16bc0c305a161a17506c4016493a166c0a0",
+    ),
+    (
+        commands.ReportBranch(
+            xid="x",
+            branch_id=1,
+            status="PHASE_ONE_FAILED",
+            application_data=None,
+            failure=Failure("t", "m", 300),
+        ),
+        "963ea17801b050484153455f4f4e455f4641494c4544c093a174a16dcd012c",
+    ),
+    (
+        commands.DecideGlobal(xid="x", commit=True, reason="r", wait_ms=5, reports_expected=True),
+        "963fa178c3a17205c3",
+    ),
+    (
+        commands.RunGlobal(
+            xid="x",
+            prefix="p",
+            name="n",
+            program="SAGA",
+            steps=(
+                commands.Step(
+                    name="s",
+                    calls=Calls("f", "", "b"),
+                    payload=b"p",
+                    depends_on=(),
+                    timeout_ms=300,
+                    retry=RetryRule(),
+                ),
+            ),
+            timeout_ms=300,
+            wait_ms=5,
+            in_order=False,
+            compensate_failed=True,
+            forward_recovery=False,
+        ),
+        "9b40a178a170a16ea4534147419196a17393a166a0a162c4017090cd012c93ffcd01f4cd4e20cd01"
+        "2c05c2c3c2",
+    ),
+    (
+        commands.ReportCalls(
+            epoch=2,
+            calls=(commands.ReportedCall("x", 1, "COMMIT", "DONE", b"r", "t", "m", 500),),
+        ),
+        "9341029198a17801a6434f4d4d4954a4444f4e45c40172a174a16dcd01f4",
+    ),
+    (
+        commands.OperateGlobal(xid="x", action="FORGET", reason="r", principal="p"),
+        "9542a178a6464f52474554a172a170",
+    ),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -162,6 +233,13 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
         "9a2ba170c3a16bcd012ca9434f4d4d4954544544a092cd012c04029193a16ea6414343455054a0",
     ),
     (outcomes.VotesCounted(counted=3), "922c03"),
+    (outcomes.GlobalAnswered(xid="x", status="BEGIN", reason="r"), "943ca178a5424547494ea172"),
+    (outcomes.BranchRegistered(xid="x", branch_id=300), "933da178cd012c"),
+    (
+        outcomes.BranchReported(xid="x", branch_id=300, status="WITHDRAWN"),
+        "943ea178cd012ca957495448445241574e",
+    ),
+    (outcomes.CallsReported(taken=3), "923f03"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")

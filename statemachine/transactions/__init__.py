@@ -1,0 +1,1 @@
+"""Global transactions and their branches: what they are, what may become of them, who is next."""

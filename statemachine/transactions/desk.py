@@ -1,0 +1,304 @@
+"""What all commands of transactions share: finding a transaction, moving it on, ending it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from statemachine.change_log import ChangeLog
+from statemachine.changes import GlobalChanged
+from statemachine.outcomes import (
+    Applied,
+    BranchRegistered,
+    GlobalAnswered,
+    Rejected,
+    RejectionCode,
+)
+from statemachine.positions import Position
+from statemachine.state import MachineState
+from statemachine.tickets import Tickets
+from statemachine.transactions.planning import (
+    UNRETRYABLE,
+    Operation,
+    Program,
+    may_have_begun,
+    next_calls,
+)
+from statemachine.transactions.row_locks import RowLocks
+from statemachine.transactions.rows import (
+    GREATEST_XID_BYTES,
+    Branch,
+    Global,
+    decode_branch,
+    get_global,
+)
+from statemachine.transactions.statuses import (
+    BRANCH_ENDED,
+    COMMIT_FAMILY,
+    ENDED,
+    FAILED,
+    BranchStatus,
+    GlobalStatus,
+    Mode,
+)
+from statemachine.transactions.transaction import Transaction
+from statemachine.transactions.transitions import BranchInput, GlobalInput
+from statemachine.write_buffer import WriteBuffer
+
+GREATEST_GLOBALS: Final = 1_000_000
+"""How many transactions may be under way at once."""
+
+_XID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+UNLOCKED_BY_DECISION: Final = frozenset({Mode.AT, Mode.TXC})
+"""Their effect can be seen before the decision, so that nothing is left to protect after it."""
+
+XID_UNUSABLE: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    f"xid is not 1 to {GREATEST_XID_BYTES} characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'.",
+)
+
+XID_TAKEN: Final = Rejected(
+    RejectionCode.TRANSACTION_EXISTS,
+    "A transaction with this xid was begun before. Use a new xid, or none: one will be made.",
+)
+
+TOO_MANY: Final = Rejected(
+    RejectionCode.TOO_MANY_TRANSACTIONS,
+    f"{GREATEST_GLOBALS} transactions are under way. Let some end first.",
+)
+
+
+class Desk:
+    """The rows, clocks and tickets that commands work with."""
+
+    def __init__(
+        self, state: MachineState, writes: WriteBuffer, log: ChangeLog, tickets: Tickets
+    ) -> None:
+        self.state = state
+        self.writes = writes
+        self.log = log
+        self.tickets = tickets
+        self.locks = RowLocks(writes)
+        self._open: dict[str, Transaction] = {}
+        """Those that commands of the present entry have worked on."""
+
+    def save(self) -> None:
+        """Write what the entry changed."""
+        for transaction in self._open.values():
+            transaction.save()
+        self._open.clear()
+
+    def find(self, xid: str) -> Transaction | None:
+        found = self._open.get(xid)
+        if found is None:
+            row = get_global(self.writes, xid)
+            if row is None:
+                return None
+            found = self._open[xid] = Transaction(self.state, self.writes, row, is_new=False)
+        return found
+
+    def close(self, xid: str) -> None:
+        """Let go of a transaction that is about to be erased."""
+        self._open.pop(xid, None)
+
+    def open(
+        self, xid: str, prefix: str, name: str, program: Program, place: int, *, submitted: bool
+    ) -> Transaction | Rejected:
+        """Begin a transaction under an xid of the client's, or one made of prefix and number."""
+        state = self.state
+        if xid:
+            if _XID.fullmatch(xid) is None:
+                return XID_UNUSABLE
+            if self.find(xid) is not None:
+                return XID_TAKEN
+        if state.global_count >= GREATEST_GLOBALS:
+            return TOO_MANY
+        if not xid:
+            state.last_global += 1
+            xid = f"{prefix}:{state.last_global}"
+            if _XID.fullmatch(xid) is None:
+                return XID_UNUSABLE
+            if self.find(xid) is not None:
+                return XID_TAKEN
+        row = Global(
+            xid=xid,
+            name=name,
+            status=GlobalStatus.BEGIN,
+            program=program,
+            submitted=submitted,
+            begun=Position(state.applied_index, place),
+            begun_ms=state.wall_ms,
+        )
+        transaction = self._open[xid] = Transaction(state, self.writes, row, is_new=True)
+        state.global_count += 1
+        transaction.happen(place, GlobalStatus.BEGIN, detail=name)
+        self.log.note(place, GlobalChanged(xid=xid, status=GlobalStatus.BEGIN, reason=""))
+        return transaction
+
+    def register(self, transaction: Transaction, branch: Branch, place: int) -> int:
+        """Let a branch take part; return the id that it is given."""
+        state = self.state
+        state.last_branch += 1
+        branch_id = state.last_branch
+        transaction.add_branch(
+            msgspec.structs.replace(
+                branch,
+                branch_id=branch_id,
+                registered_ms=state.wall_ms,
+                updated_ms=state.wall_ms,
+            )
+        )
+        transaction.happen(place, BranchStatus.REGISTERED, branch_id=branch_id, detail=branch.name)
+        return branch_id
+
+    # --- moving on
+
+    def decide(
+        self, transaction: Transaction, happens: GlobalInput, reason: str, place: int
+    ) -> None:
+        """Take the decision and do whatever follows from it at once."""
+        transaction.decide(happens, reason, place)
+        self._note(transaction, place)
+        committed = transaction.row.status in COMMIT_FAMILY
+        if not committed:
+            self._leave_out(transaction, place)
+        for ticket in self.locks.tickets_of(transaction.row.xid):
+            # Nobody registers any more: what waits for rows waits in vain.
+            wait = self.locks.withdraw(ticket)
+            self.tickets.settle(ticket, not_active(transaction.row), place)
+            self.grant(self.locks.names_of(wait), place)
+        if committed:
+            for branch in transaction.branches:
+                if branch.mode in UNLOCKED_BY_DECISION:
+                    self.release(transaction, branch, place)
+        self.advance(transaction, place)
+
+    def _leave_out(self, transaction: Transaction, place: int) -> None:
+        """End the steps that have nothing to undo: never begun, or refused for good."""
+        row, branches = transaction.row, transaction.branches
+        if row.program == Program.CLIENT:
+            return
+        for branch in branches:
+            never_begun = branch.status is BranchStatus.REGISTERED and not may_have_begun(
+                branch, branches
+            )
+            refused = branch.status is BranchStatus.PHASE_ONE_FAILED
+            if never_begun or (refused and not row.compensates_failed):
+                transaction.advance_branch(branch, BranchInput.WITHDRAW, place)
+
+    def advance(self, transaction: Transaction, place: int) -> None:
+        """Do what needs no call, end what is at its end, and say when the driver is to come."""
+        while self._step(transaction, place):
+            pass
+        row = transaction.row
+        due = [] if row.paused else next_calls(row, transaction.branches)
+        transaction.change(due_ms=min((call.branch.due_ms for call in due), default=-1))
+
+    def _step(self, transaction: Transaction, place: int) -> bool:
+        """Do one thing that needs no call; False when there is none."""
+        row, branches = transaction.row, transaction.branches
+        instant = [call for call in next_calls(row, branches) if call.url == ""]
+        for call in instant:
+            self.done(transaction, call.branch, call.operation, place)
+        if instant:
+            return True
+        if row.status is GlobalStatus.BEGIN:
+            return self._decide_by_itself(transaction, place)
+        if not transaction.is_driven:
+            return False
+        left = [branch for branch in branches if branch.status not in BRANCH_ENDED]
+        if not left:
+            self._end(transaction, GlobalInput.ALL_ENDED, place)
+            return True
+        if not next_calls(row, branches) and any(b.status in UNRETRYABLE for b in left):
+            self._end(transaction, GlobalInput.FAIL, place)
+            return True
+        return False
+
+    def _decide_by_itself(self, transaction: Transaction, place: int) -> bool:
+        row = transaction.row
+        if row.program == Program.CLIENT or not row.submitted:
+            return False
+        if any(b.status is not BranchStatus.PHASE_ONE_DONE for b in transaction.branches):
+            return False
+        transaction.decide(GlobalInput.COMMIT, "", place)
+        self._note(transaction, place)
+        return True
+
+    def done(
+        self, transaction: Transaction, branch: Branch, operation: Operation, place: int,
+        result: bytes = b"",
+    ) -> None:  # fmt: skip
+        """A branch has done what it was called for."""
+        match operation:
+            case Operation.FORWARD:
+                transaction.advance_branch(
+                    branch, BranchInput.DONE, place, attempts=0, due_ms=0, result=result
+                )
+                return
+            case Operation.COMMIT:
+                happens = BranchInput.COMMITTED
+            case Operation.ROLLBACK:
+                happens = BranchInput.ROLLED_BACK
+        transaction.advance_branch(branch, happens, place, attempts=0, failure=None)
+        self.release(transaction, branch, place)
+
+    def end_by_operator(self, transaction: Transaction, happens: GlobalInput, place: int) -> None:
+        """End what could not end by itself: nothing is called any more, no row stays locked."""
+        for branch in transaction.branches:
+            self.release(transaction, branch, place)
+        self._end(transaction, happens, place)
+        self.advance(transaction, place)
+
+    def _end(self, transaction: Transaction, happens: GlobalInput, place: int) -> None:
+        transaction.advance(happens, place)
+        self._note(transaction, place)
+        row = transaction.row
+        if row.status in ENDED:
+            self.state.global_count -= 1
+        if row.status in ENDED | FAILED:
+            transaction.change(waiting=())
+            for ticket in row.waiting:
+                self.tickets.settle(ticket, Applied(answer_of(row)), place)
+
+    def _note(self, transaction: Transaction, place: int) -> None:
+        row = transaction.row
+        self.log.note(place, GlobalChanged(xid=row.xid, status=row.status, reason=row.reason))
+
+    # --- row locks
+
+    def release(self, transaction: Transaction, branch: Branch, place: int) -> None:
+        self.grant(self.locks.release(transaction.row.xid, branch.branch_id), place)
+
+    def grant(self, names: Sequence[bytes], place: int) -> None:
+        """Give rows that are free again to whoever waits for them."""
+        for ticket, wait in self.locks.grantable(names):
+            self.locks.withdraw(ticket)
+            transaction = self.find(wait.xid)
+            assert transaction is not None, "a decided transaction waits for nothing"
+            if wait.registration:
+                branch_id = self.register(transaction, decode_branch(wait.registration), place)
+            else:
+                branch_id = wait.branch_id
+                transaction.happen(place, "LOCKED", branch_id=branch_id)
+            self.locks.take(wait.xid, branch_id, wait.locks, self.state.wall_ms)
+            outcome = Applied(BranchRegistered(xid=wait.xid, branch_id=branch_id))
+            self.tickets.settle(ticket, outcome, place)
+
+
+def answer_of(row: Global) -> GlobalAnswered:
+    return GlobalAnswered(xid=row.xid, status=row.status, reason=row.reason)
+
+
+def not_active(row: Global) -> Rejected:
+    """Return the answer to whoever comes after the decision."""
+    return Rejected(
+        RejectionCode.TRANSACTION_NOT_ACTIVE,
+        f"The transaction is {row.status}, so nothing can be added to it"
+        + (f": {row.reason}." if row.reason else "."),
+        retryable=False,
+    )

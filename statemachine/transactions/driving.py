@@ -1,0 +1,168 @@
+"""What the cluster runs by itself, and what becomes of the calls that its driver makes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from statemachine.commands.transactions import ReportCalls, ReportedCall, RunGlobal, Step
+from statemachine.outcomes import Applied, CallsReported, Outcome, Rejected, RejectionCode
+from statemachine.transactions.decisions import await_end
+from statemachine.transactions.desk import Desk
+from statemachine.transactions.participation import GREATEST_BRANCHES
+from statemachine.transactions.planning import Call, Operation, Program, next_calls
+from statemachine.transactions.rows import Branch
+from statemachine.transactions.statuses import BranchStatus, Mode
+from statemachine.transactions.transaction import Transaction
+from statemachine.transactions.transitions import BranchInput, GlobalInput
+
+_MODE_OF: Final = {
+    Program.SAGA: Mode.SAGA,
+    Program.TCC: Mode.TCC,
+    Program.MESSAGE: Mode.MESSAGE,
+}
+
+_RETRIED: Final = {
+    (Operation.COMMIT, "RETRY"): BranchInput.COMMIT_RETRY,
+    (Operation.COMMIT, "ONGOING"): BranchInput.COMMIT_RETRY,
+    (Operation.COMMIT, "NOTA"): BranchInput.COMMIT_NOTA,
+    (Operation.ROLLBACK, "RETRY"): BranchInput.ROLLBACK_RETRY,
+    (Operation.ROLLBACK, "ONGOING"): BranchInput.ROLLBACK_RETRY,
+    (Operation.ROLLBACK, "NOTA"): BranchInput.ROLLBACK_NOTA,
+}
+
+_REFUSED: Final = {
+    Operation.COMMIT: BranchInput.COMMIT_REFUSED,
+    Operation.ROLLBACK: BranchInput.ROLLBACK_REFUSED,
+}
+
+_EPOCH_OLD: Final = Rejected(
+    RejectionCode.EPOCH_STALE,
+    "Another node has led since these calls were made; it makes them again.",
+)
+_STEPS_UNUSABLE: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    f"A transaction has 1 to {GREATEST_BRANCHES} steps, each standing only on earlier ones.",
+)
+
+
+def run(desk: Desk, command: RunGlobal, place: int) -> Outcome:
+    """Begin a transaction of known steps, and do at once what needs no call."""
+    steps = command.steps
+    if not 0 < len(steps) <= GREATEST_BRANCHES or any(
+        not 0 <= at < number for number, step in enumerate(steps) for at in step.depends_on
+    ):
+        return _STEPS_UNUSABLE
+    program = Program(command.program)
+    opened = desk.open(command.xid, command.prefix, command.name, program, place, submitted=True)
+    if isinstance(opened, Rejected):
+        return opened
+    opened.change(
+        in_order=command.in_order,
+        compensates_failed=command.compensate_failed,
+        recovers_forward=command.forward_recovery,
+    )
+    if command.timeout_ms > 0:
+        opened.arm_deadline(command.timeout_ms)
+    ids: list[int] = []
+    for step in steps:
+        ids.append(desk.register(opened, _branch_of(step, _MODE_OF[program], ids), place))
+    desk.advance(opened, place)
+    return await_end(desk, opened, command.wait_ms, place)
+
+
+def _branch_of(step: Step, mode: Mode, ids: list[int]) -> Branch:
+    return Branch(
+        branch_id=0,
+        name=step.name,
+        mode=mode,
+        status=BranchStatus.REGISTERED,
+        resource_id="",
+        application_id="",
+        unit_id="",
+        session_id=0,
+        application_data=b"",
+        calls=step.calls,
+        payload=step.payload,
+        depends_on=tuple(ids[at] for at in step.depends_on),
+        timeout_ms=step.timeout_ms,
+        retry=step.retry,
+    )
+
+
+def take_results(desk: Desk, command: ReportCalls, place: int) -> Outcome:
+    """Take note of what calls came to. One that is not to be made now is late or repeated."""
+    if command.epoch != desk.state.applied_term:
+        return _EPOCH_OLD
+    taken = 0
+    for reported in command.calls:
+        transaction = desk.find(reported.xid)
+        if transaction is None:
+            continue
+        due = next_calls(transaction.row, transaction.branches)
+        wanted = (reported.branch_id, reported.operation)
+        call = next((c for c in due if (c.branch.branch_id, c.operation) == wanted), None)
+        if call is None:
+            continue
+        _take(desk, transaction, call, reported, place)
+        desk.advance(transaction, place)
+        taken += 1
+    return Applied(CallsReported(taken=taken))
+
+
+def _take(
+    desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
+) -> None:
+    if reported.verdict == "DONE":
+        desk.done(transaction, call.branch, call.operation, place, reported.result)
+    elif call.operation is Operation.FORWARD:
+        _forward_failed(desk, transaction, call, reported, place)
+    elif reported.verdict == "FAILED":
+        failure = transaction.failure(reported.failure_type, reported.failure_message)
+        transaction.advance_branch(
+            call.branch, _REFUSED[call.operation], place, detail=failure.message, failure=failure
+        )
+    else:
+        happens = _RETRIED[call.operation, reported.verdict]
+        branch = transaction.advance_branch(call.branch, happens, place)
+        _call_again(desk, transaction, branch, reported)
+        transaction.advance(GlobalInput.RETRY, place)
+
+
+def _forward_failed(
+    desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
+) -> None:
+    """A step refused, or nobody knows: roll back when it is to be given up, else call again."""
+    row, branch = transaction.row, call.branch
+    definite = reported.verdict == "FAILED"
+    exhausted = reported.verdict == "RETRY" and 0 <= branch.retry.limit <= branch.attempts
+    if row.program == Program.MESSAGE or row.recovers_forward or not (definite or exhausted):
+        _call_again(desk, transaction, branch, reported)
+        return
+    failure = transaction.failure(reported.failure_type, reported.failure_message)
+    if definite:
+        transaction.advance_branch(
+            branch, BranchInput.FAILED, place, detail=failure.message, failure=failure
+        )
+    else:
+        transaction.change_branch(branch, failure=failure)
+    step = branch.name or str(branch.branch_id)
+    desk.decide(transaction, GlobalInput.ROLL_BACK, f"step {step} failed: {failure.message}", place)
+
+
+def _call_again(
+    desk: Desk, transaction: Transaction, branch: Branch, reported: ReportedCall
+) -> None:
+    """Name the time of the next call: the interval doubles, but not while work goes on."""
+    ongoing = reported.verdict == "ONGOING"
+    attempts = branch.attempts if ongoing else branch.attempts + 1
+    rule = branch.retry
+    interval_ms = min(rule.interval_ms << min(branch.attempts, 20), rule.greatest_interval_ms)
+    left_out_ms = interval_ms * max(0, min(reported.jitter_permille, 1_000)) // 1_000
+    transaction.change_branch(
+        branch,
+        attempts=attempts,
+        due_ms=desk.state.elapsed_ms + interval_ms - left_out_ms,
+        failure=None
+        if ongoing
+        else transaction.failure(reported.failure_type, reported.failure_message),
+    )

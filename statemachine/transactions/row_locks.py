@@ -1,0 +1,430 @@
+"""Global row locks: which global transaction holds which rows, and who waits for them.
+
+A lock belongs to a branch and counts for its whole transaction: what one branch holds hinders no
+other branch of it. Exclusive excludes all others, shared excludes exclusive; an only holder may
+upgrade. A request names all its rows at once and gets all of them or none.
+
+Who cannot have its rows may wait. Waiters stand in a queue for each row, in the order in which they
+came, and are granted when all their rows are free and nobody that came earlier wants one of them;
+so nobody starves. A wait that would close a cycle is found when it begins: of the transactions in
+the cycle the youngest is refused (Knapp, 1987: detection by path pushing needs no more than the
+graph, which is all in one place here).
+
+Rows of the state, after `keys.ROW_LOCK` and its likes:
+
+    row lock      lock            -> who holds it, and how many wait for it
+    owner         xid\0  branch   -> the locks that a branch holds
+    queue         lock  ticket    -> whether it is wanted exclusively
+    wait          ticket          -> what it waits for
+    waiting xid   xid\0  ticket   -> nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from statemachine import keys
+from statemachine.positions import Position
+from statemachine.store import Reader
+from statemachine.write_buffer import WriteBuffer
+
+GREATEST_HOLDERS: Final = 1_000
+"""How many branches may share a row."""
+
+GREATEST_QUEUE: Final = 10_000
+"""How many may wait for one row."""
+
+_GREATEST_PLAIN_BYTES: Final = 200
+"""A longer lock key is stored as its digest: keys of the state are short."""
+
+_PLAIN: Final = b"\x00"
+_DIGESTED: Final = b"\x01"
+_TICKET_BYTES: Final = 12
+_GREATEST_SEARCHED: Final = 1_000
+
+KeyPart = int | str | bool | None
+"""A part of a primary key. Other types are texts that the resource manager made of them, tagged."""
+
+
+class RowLock(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A row that is wanted."""
+
+    resource_id: str
+    table: str
+    key: tuple[KeyPart, ...]
+    exclusive: bool
+
+
+class Hold(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One branch's share of a lock."""
+
+    xid: str
+    branch_id: int
+    exclusive: bool
+    since_ms: int
+    """In wall time."""
+
+
+class LockRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A lock that is held or wanted, as it is stored."""
+
+    resource_id: str
+    table: str
+    key: tuple[KeyPart, ...]
+    holds: tuple[Hold, ...] = ()
+    waiters: int = 0
+
+
+class Wait(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Who waits for rows."""
+
+    xid: str
+    locks: tuple[RowLock, ...]
+    branch_id: int = 0
+    """Whose they will be; 0: of a branch that is registered with them."""
+    registration: bytes = b""
+    """The branch to be registered, encoded."""
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Who has, or wanted earlier, a row that was asked for."""
+
+    lock: RowLock
+    hold: Hold | None
+    """None when nobody holds it and another waits for it."""
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_lock_rows: Final = msgspec.msgpack.Decoder(LockRow)
+_waits: Final = msgspec.msgpack.Decoder(Wait)
+_names: Final = msgspec.msgpack.Decoder(list[bytes])
+
+
+def lock_name(lock: RowLock) -> bytes:
+    """Return what identifies the row: no name is the beginning of another one.
+
+    The parts are told apart by their types and lengths, never by a separator.
+    """
+    resource = keys.terminated(lock.resource_id)
+    rest = keys.terminated(lock.table) + _encode(lock.key)
+    if len(resource) + len(rest) <= _GREATEST_PLAIN_BYTES:
+        return resource + _PLAIN + rest
+    if len(resource) > _GREATEST_PLAIN_BYTES:
+        resource = blake2b(resource, digest_size=32).digest().hex().encode() + b"\0"
+    return resource + _DIGESTED + blake2b(rest, digest_size=32).digest()
+
+
+class RowLocks:
+    """The row locks of the state."""
+
+    __slots__ = ("_writes",)
+
+    def __init__(self, writes: WriteBuffer) -> None:
+        self._writes = writes
+
+    # --- taking
+
+    def conflict(self, xid: str, locks: Sequence[RowLock]) -> Conflict | None:
+        """Return the first row that `xid` cannot have now, or None when it can have all."""
+        for lock in locks:
+            found = self._conflict(xid, lock, None)
+            if found is not None:
+                return found
+        return None
+
+    def _conflict(self, xid: str, lock: RowLock, ticket: Position | None) -> Conflict | None:
+        """`ticket` is the asker's own place in the queue: it counts only whoever stands before."""
+        name = lock_name(lock)
+        row = self._get(name)
+        if row is None:
+            return None
+        own = False
+        for hold in row.holds:
+            if hold.xid == xid:
+                own = True
+            elif hold.exclusive or lock.exclusive:
+                return Conflict(lock, hold)
+        if own:
+            # Waiters behind its own lock wait for it: to queue behind them would be a deadlock.
+            return None
+        if len(row.holds) >= GREATEST_HOLDERS:
+            return Conflict(lock, row.holds[0])
+        for waiter, exclusive in self._queue(name) if row.waiters else ():
+            if ticket is not None and waiter >= ticket:
+                break
+            if exclusive or lock.exclusive:
+                wait = self._wait(waiter)
+                if wait.xid != xid:
+                    return Conflict(lock, None)
+        return None
+
+    def take(self, xid: str, branch_id: int, locks: Sequence[RowLock], now_ms: int) -> None:
+        """Give the rows to a branch; `conflict` must have found none."""
+        owned = self._owned(xid, branch_id)
+        for lock in locks:
+            name = lock_name(lock)
+            row = self._get(name) or _unheld(lock)
+            mine = next((h for h in row.holds if (h.xid, h.branch_id) == (xid, branch_id)), None)
+            if mine is None:
+                owned.append(name)
+                hold = Hold(xid, branch_id, lock.exclusive, now_ms)
+            elif lock.exclusive and not mine.exclusive:
+                hold = Hold(xid, branch_id, True, mine.since_ms)
+            else:
+                continue
+            others = tuple(each for each in row.holds if each is not mine)
+            self._put(name, msgspec.structs.replace(row, holds=(*others, hold)))
+        self._own(xid, branch_id, owned)
+
+    # --- waiting
+
+    def enqueue(self, ticket: Position, wait: Wait) -> None:
+        """Let a request stand in the queue of each of its rows."""
+        packed = keys.pack_event(ticket.entry, ticket.place)
+        self._writes.put(keys.ROW_LOCK_WAIT + packed, _encode(wait))
+        self._writes.put(keys.ROW_LOCK_WAITING_XID + keys.terminated(wait.xid) + packed, b"")
+        for name, lock in _wanted(wait).items():
+            value = b"\x01" if lock.exclusive else b"\x00"
+            self._writes.put(keys.ROW_LOCK_QUEUE + name + packed, value)
+            row = self._get(name) or _unheld(lock)
+            self._put(name, msgspec.structs.replace(row, waiters=row.waiters + 1))
+
+    def queue_is_full(self, locks: Sequence[RowLock]) -> bool:
+        """Tell whether one of the rows has as many waiters as there may be."""
+        rows = [self._get(lock_name(lock)) for lock in locks]
+        return any(row is not None and row.waiters >= GREATEST_QUEUE for row in rows)
+
+    def withdraw(self, ticket: Position) -> Wait:
+        """Let a request leave its queues, because it was granted or its wait has ended."""
+        wait = self._wait(ticket)
+        packed = keys.pack_event(ticket.entry, ticket.place)
+        self._writes.delete(keys.ROW_LOCK_WAIT + packed)
+        self._writes.delete(keys.ROW_LOCK_WAITING_XID + keys.terminated(wait.xid) + packed)
+        for name in _wanted(wait):
+            self._writes.delete(keys.ROW_LOCK_QUEUE + name + packed)
+            row = self._get(name)
+            assert row is not None, "a row that is waited for has a row"
+            self._put(name, msgspec.structs.replace(row, waiters=row.waiters - 1))
+        return wait
+
+    def tickets_of(self, xid: str) -> list[Position]:
+        """Return what a transaction waits for, in the order in which it began to."""
+        prefix = keys.ROW_LOCK_WAITING_XID + keys.terminated(xid)
+        rows = self._writes.scan(prefix, _after(prefix), limit=_GREATEST_SEARCHED)
+        return [_ticket(key) for key, _ in rows]
+
+    def grantable(self, names: Sequence[bytes]) -> Iterator[tuple[Position, Wait]]:
+        """Yield, one after the other, requests that can have all their rows now.
+
+        `names` are the rows whose holders or waiters have become fewer. The caller takes the rows
+        of each request and withdraws it before it goes on.
+        """
+        for name in dict.fromkeys(names):
+            after = b""
+            while True:
+                found = self._next_in_queue(name, after)
+                if found is None:
+                    break
+                ticket, _ = found
+                after = keys.pack_event(ticket.entry, ticket.place) + b"\0"
+                wait = self._wait(ticket)
+                if all(self._conflict(wait.xid, lock, ticket) is None for lock in wait.locks):
+                    yield ticket, wait
+                elif _wanted(wait)[name].exclusive:
+                    # Nobody behind it can have this row before it.
+                    break
+
+    def names_of(self, wait: Wait) -> list[bytes]:
+        """Return the names of the rows that are waited for."""
+        return list(_wanted(wait))
+
+    # --- giving back
+
+    def release(self, xid: str, branch_id: int) -> list[bytes]:
+        """Take all rows from a branch; return their names."""
+        released = self._owned(xid, branch_id)
+        for name in released:
+            self._drop(name, xid, branch_id)
+        self._own(xid, branch_id, [])
+        return released
+
+    def release_some(self, xid: str, branch_id: int, locks: Sequence[RowLock]) -> list[bytes]:
+        """Take some rows from a branch, as far as it holds them; return their names."""
+        owned = self._owned(xid, branch_id)
+        wanted = dict.fromkeys(lock_name(lock) for lock in locks)
+        released = [name for name in owned if name in wanted]
+        for name in released:
+            self._drop(name, xid, branch_id)
+        self._own(xid, branch_id, [name for name in owned if name not in wanted])
+        return released
+
+    def _drop(self, name: bytes, xid: str, branch_id: int) -> None:
+        row = self._get(name)
+        assert row is not None, "what an owner's row names is held"
+        holds = tuple(h for h in row.holds if (h.xid, h.branch_id) != (xid, branch_id))
+        self._put(name, msgspec.structs.replace(row, holds=holds))
+
+    # --- deadlocks
+
+    def cycle(self, xid: str, locks: Sequence[RowLock]) -> list[str]:
+        """Return the transactions of a cycle that a wait of `xid` for `locks` would close.
+
+        Empty when there is none. The first is `xid` itself. A search that has met
+        `_GREATEST_SEARCHED` transactions ends without a finding: their deadlines end such a wait.
+        """
+        if not self._is_waited_for(xid):
+            return []
+        path = [xid]
+        seen = {xid}
+        found = self._search(xid, self._waited_for(xid, locks, None), path, seen)
+        return path if found else []
+
+    def _search(self, goal: str, next_xids: list[str], path: list[str], seen: set[str]) -> bool:
+        """Walk the graph of who waits for whom, depth first, without recursion."""
+        pending = [next_xids]
+        while pending:
+            if not pending[-1]:
+                pending.pop()
+                path.pop()
+                continue
+            current = pending[-1].pop(0)
+            if current == goal:
+                return True
+            if current in seen or len(seen) >= _GREATEST_SEARCHED:
+                continue
+            seen.add(current)
+            path.append(current)
+            further: list[str] = []
+            for ticket in self.tickets_of(current):
+                further += self._waited_for(current, self._wait(ticket).locks, ticket)
+            pending.append(further)
+        return False
+
+    def _waited_for(self, xid: str, locks: Sequence[RowLock], ticket: Position | None) -> list[str]:
+        """Return whom a request waits for, in a fixed order: holders, and who stands before it.
+
+        Of those before it the last that wants the row exclusively is the last one named: it waits
+        for the rest.
+        """
+        waited: dict[str, None] = {}
+        for lock in locks:
+            name = lock_name(lock)
+            row = self._get(name)
+            if row is None:
+                continue
+            for hold in row.holds:
+                if hold.exclusive or lock.exclusive:
+                    waited[hold.xid] = None
+            for waiter, exclusive in self._queue_before(name, ticket) if row.waiters else ():
+                if exclusive or lock.exclusive:
+                    waited[self._wait(waiter).xid] = None
+                if exclusive:
+                    break
+        waited.pop(xid, None)
+        return list(waited)
+
+    def _is_waited_for(self, xid: str) -> bool:
+        """Whether anybody may wait for the transaction: else no cycle leads through it."""
+        if self.tickets_of(xid):
+            return True
+        prefix = keys.ROW_LOCK_OWNER + keys.terminated(xid)
+        owned = self._writes.scan(prefix, _after(prefix), limit=_GREATEST_SEARCHED)
+        rows = (self._get(name) for _, names in owned for name in _names.decode(names))
+        return any(row is not None and row.waiters for row in rows)
+
+    # --- rows
+
+    def _get(self, name: bytes) -> LockRow | None:
+        row = self._writes.get(keys.ROW_LOCK + name)
+        return None if row is None else _lock_rows.decode(row)
+
+    def _put(self, name: bytes, row: LockRow) -> None:
+        if row.holds or row.waiters:
+            self._writes.put(keys.ROW_LOCK + name, _encode(row))
+        else:
+            self._writes.delete(keys.ROW_LOCK + name)
+
+    def _owned(self, xid: str, branch_id: int) -> list[bytes]:
+        row = self._writes.get(_owner(xid, branch_id))
+        return [] if row is None else _names.decode(row)
+
+    def _own(self, xid: str, branch_id: int, names: list[bytes]) -> None:
+        if names:
+            self._writes.put(_owner(xid, branch_id), _encode(names))
+        else:
+            self._writes.delete(_owner(xid, branch_id))
+
+    def _wait(self, ticket: Position) -> Wait:
+        row = self._writes.get(keys.ROW_LOCK_WAIT + keys.pack_event(ticket.entry, ticket.place))
+        assert row is not None, "whoever stands in a queue waits"
+        return _waits.decode(row)
+
+    def _queue(self, name: bytes) -> Iterator[tuple[Position, bool]]:
+        after = b""
+        while found := self._next_in_queue(name, after):
+            yield found
+            after = keys.pack_event(found[0].entry, found[0].place) + b"\0"
+
+    def _queue_before(
+        self, name: bytes, ticket: Position | None
+    ) -> Iterator[tuple[Position, bool]]:
+        """Yield whoever stands before a ticket, or all, the last one first."""
+        prefix = keys.ROW_LOCK_QUEUE + name
+        stop = _after(prefix)
+        if ticket is not None:
+            stop = prefix + keys.pack_event(ticket.entry, ticket.place)
+        while rows := self._writes.scan(prefix, stop, limit=1, reverse=True):
+            stop, value = rows[0]
+            yield _ticket(stop), value == b"\x01"
+
+    def _next_in_queue(self, name: bytes, after: bytes) -> tuple[Position, bool] | None:
+        prefix = keys.ROW_LOCK_QUEUE + name
+        rows = self._writes.scan(prefix + after, _after(prefix), limit=1)
+        if not rows:
+            return None
+        key, value = rows[0]
+        return _ticket(key), value == b"\x01"
+
+
+def holder_of(reader: Reader, lock: RowLock, xid: str) -> Hold | None:
+    """Return who would keep `xid` from the row at this moment, or None."""
+    row = reader.get(keys.ROW_LOCK + lock_name(lock))
+    if row is None:
+        return None
+    for hold in _lock_rows.decode(row).holds:
+        if hold.xid != xid and (hold.exclusive or lock.exclusive):
+            return hold
+    return None
+
+
+def _unheld(lock: RowLock) -> LockRow:
+    return LockRow(lock.resource_id, lock.table, lock.key)
+
+
+def _wanted(wait: Wait) -> dict[bytes, RowLock]:
+    """Return each wanted row once, by name, exclusively when it is wanted so at all."""
+    wanted: dict[bytes, RowLock] = {}
+    for lock in wait.locks:
+        name = lock_name(lock)
+        if name not in wanted or lock.exclusive:
+            wanted[name] = lock
+    return wanted
+
+
+def _owner(xid: str, branch_id: int) -> bytes:
+    return keys.ROW_LOCK_OWNER + keys.terminated(xid) + keys.pack_number(branch_id)
+
+
+def _ticket(key: bytes) -> Position:
+    """Return the ticket at the end of a key."""
+    return Position(*keys.unpack_event(key[-_TICKET_BYTES:]))
+
+
+def _after(prefix: bytes) -> bytes:
+    """Return the first key after all that begin with `prefix`, whatever it ends in."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes((stripped[-1] + 1,))

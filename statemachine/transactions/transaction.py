@@ -1,0 +1,244 @@
+"""One global transaction while commands of an entry work on it.
+
+It is loaded once an entry, changed here, and written when the entry ends; so a transaction that
+begins and ends within one entry costs one row and not one for each of its steps.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from statemachine import keys, timers
+from statemachine.hybrid_clock import next_timestamp
+from statemachine.positions import Position
+from statemachine.state import MachineState
+from statemachine.timers import TimerKind
+from statemachine.transactions.rows import (
+    Branch,
+    Failure,
+    Global,
+    Happening,
+    append_happenings,
+    get_branches,
+    put_branch,
+    put_global,
+)
+from statemachine.transactions.statuses import (
+    BRANCH_ENDED,
+    DRIVEN,
+    ENDED,
+    BranchStatus,
+    GlobalStatus,
+)
+from statemachine.transactions.transitions import (
+    BranchInput,
+    GlobalInput,
+    after,
+    branch_after,
+)
+from statemachine.write_buffer import WriteBuffer
+
+GREATEST_DETAIL: Final = 1_000
+"""Characters of a detail or message that are kept."""
+
+RETENTION_MS: Final = 24 * 3_600_000
+"""How long an ended transaction is kept in full, in elapsed time."""
+
+
+_REFUSED: Final = {
+    BranchStatus.PHASE_TWO_COMMIT_FAILED_UNRETRYABLE: (
+        BranchStatus.PHASE_TWO_COMMIT_FAILED_RETRYABLE
+    ),
+    BranchStatus.PHASE_TWO_ROLLBACK_FAILED_UNRETRYABLE: (
+        BranchStatus.PHASE_TWO_ROLLBACK_FAILED_RETRYABLE
+    ),
+}
+
+
+class Transaction:
+    """A row with its branches, and what becomes of them."""
+
+    __slots__ = (
+        "_branches",
+        "_changed",
+        "_due_key",
+        "_happened",
+        "_is_new",
+        "_saved",
+        "_state",
+        "_writes",
+        "row",
+    )
+
+    def __init__(
+        self, state: MachineState, writes: WriteBuffer, row: Global, *, is_new: bool
+    ) -> None:
+        self._state = state
+        self._writes = writes
+        self.row = row
+        self._is_new = is_new
+        self._saved = None if is_new else row
+        self._branches: dict[int, Branch] | None = {} if is_new else None
+        self._changed: dict[int, None] = {}
+        self._happened: list[Happening] = []
+        self._due_key = _due_key(row)
+
+    @property
+    def branches(self) -> list[Branch]:
+        """In the order of registration."""
+        return list(self._loaded().values())
+
+    def _loaded(self) -> dict[int, Branch]:
+        if self._branches is None:
+            found = get_branches(self._writes, self.row.xid)
+            self._branches = {branch.branch_id: branch for branch in found}
+        return self._branches
+
+    def branch(self, branch_id: int) -> Branch | None:
+        return self._loaded().get(branch_id)
+
+    # --- changing
+
+    def change(self, **fields: object) -> None:
+        self.row = msgspec.structs.replace(self.row, **fields)
+
+    def add_branch(self, branch: Branch) -> None:
+        self._loaded()[branch.branch_id] = branch
+        self._changed[branch.branch_id] = None
+        self.change(branches=self.row.branches + 1)
+
+    def change_branch(self, branch: Branch, **fields: object) -> Branch:
+        changed = msgspec.structs.replace(branch, updated_ms=self._state.wall_ms, **fields)
+        self._loaded()[branch.branch_id] = changed
+        self._changed[branch.branch_id] = None
+        return changed
+
+    def happen(self, place: int, event: str, *, branch_id: int = 0, detail: str = "") -> None:
+        """Add a line to the timeline, with a tick of the replicated clocks."""
+        state = self._state
+        state.hlc = next_timestamp(state)
+        state.coordinator_lamport += 1
+        index = Position(state.applied_index, place)
+        self._happened.append(
+            Happening(
+                index, state.hlc, state.coordinator_lamport, event, branch_id,
+                detail[:GREATEST_DETAIL],
+            )
+        )  # fmt: skip
+
+    def decide(self, happens: GlobalInput, reason: str, place: int) -> None:
+        """Take a decision; the transaction must be undecided."""
+        self.advance(happens, place, detail=reason)
+        self.change(decided_ms=self._state.wall_ms, reason=reason[:GREATEST_DETAIL])
+        self._disarm_deadline()
+
+    def advance(self, happens: GlobalInput, place: int, *, detail: str = "") -> None:
+        """Go on to the status that the table names; there must be one."""
+        status = after(self.row.status, happens)
+        assert status is not None, f"{self.row.status} cannot {happens}"
+        if status is not self.row.status:
+            self.change(status=status)
+            self.happen(place, status.value, detail=detail)
+        if status in ENDED:
+            self.change(ended_ms=self._state.wall_ms)
+            expires_at_ms = self._state.elapsed_ms + RETENTION_MS
+            timers.arm(
+                self._writes,
+                expires_at_ms,
+                TimerKind.GLOBAL_RETENTION,
+                self.row.xid.encode(),
+            )
+
+    def resume(self, place: int) -> None:
+        """Go on with what had been given up; branches that refused are asked again."""
+        for branch in self.branches:
+            if branch.status in _REFUSED:
+                self.change_branch(branch, status=_REFUSED[branch.status])
+        self.advance(GlobalInput.RESUME, place)
+
+    def advance_branch(
+        self,
+        branch: Branch,
+        happens: BranchInput,
+        place: int,
+        *,
+        detail: str = "",
+        **fields: object,
+    ) -> Branch:
+        """The same of a branch."""
+        status = branch_after(branch.status, happens)
+        assert status is not None, f"{branch.status} cannot {happens}"
+        if status is not branch.status:
+            self.happen(place, status.value, branch_id=branch.branch_id, detail=detail)
+        return self.change_branch(branch, status=status, **fields)
+
+    def failure(self, kind: str, message: str) -> Failure:
+        return Failure(kind[:100], message[:GREATEST_DETAIL], self._state.wall_ms)
+
+    @property
+    def all_ended(self) -> bool:
+        return all(branch.status in BRANCH_ENDED for branch in self._loaded().values())
+
+    @property
+    def is_driven(self) -> bool:
+        return self.row.status in DRIVEN
+
+    @property
+    def failed_branch(self) -> Branch | None:
+        for branch in self._loaded().values():
+            if branch.status is BranchStatus.PHASE_ONE_FAILED:
+                return branch
+        return None
+
+    # --- timers
+
+    def arm_deadline(self, timeout_ms: int) -> None:
+        deadline_ms = self._state.elapsed_ms + timeout_ms
+        self.change(deadline_ms=deadline_ms)
+        timers.arm(self._writes, deadline_ms, TimerKind.GLOBAL_TIMEOUT, self.row.xid.encode())
+
+    def _disarm_deadline(self) -> None:
+        if self.row.deadline_ms:
+            timers.disarm(
+                self._writes,
+                self.row.deadline_ms,
+                TimerKind.GLOBAL_TIMEOUT,
+                self.row.xid.encode(),
+            )
+
+    # --- writing
+
+    def save(self) -> None:
+        """Write what changed since it was loaded."""
+        writes, xid = self._writes, self.row.xid
+        branches = self._loaded() if self._changed else {}
+        for branch_id in self._changed:
+            put_branch(writes, xid, branches[branch_id])
+        self._changed.clear()
+        if self._happened:
+            append_happenings(writes, xid, self.row.happenings, self._happened)
+            self.change(happenings=self.row.happenings + len(self._happened))
+            self._happened.clear()
+        due_key = _due_key(self.row)
+        if due_key != self._due_key:
+            if self._due_key is not None:
+                writes.delete(self._due_key)
+            if due_key is not None:
+                writes.put(due_key, b"")
+            self._due_key = due_key
+        if self._is_new:
+            begun = self.row.begun
+            writes.put(keys.BEGUN + keys.pack_event(begun.entry, begun.place), xid.encode())
+            self._is_new = False
+        if self.row is not self._saved:
+            put_global(writes, self.row)
+            self._saved = self.row
+
+
+def _due_key(row: Global) -> bytes | None:
+    """Where the driver finds it; None when there is nothing to do for it."""
+    if row.due_ms < 0 or row.status is GlobalStatus.FINISHED:
+        return None
+    return keys.DUE_GLOBAL + keys.pack_number(row.due_ms) + row.xid.encode()
