@@ -22,6 +22,8 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "events": steady.events,
     "batch": steady.batch,
     "reads": steady.reads,
+    "tso": steady.tso,
+    "sequences": steady.sequences,
     "latency": steady.latency,
     "in-process": in_process.in_process,
     "watch": watch.watch,

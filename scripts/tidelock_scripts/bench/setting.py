@@ -18,7 +18,7 @@ from scripts.tidelock_scripts.bench.figures import Figure
 from scripts.tidelock_scripts.bench.load import Measured, Target, build_request, measure
 from scripts.tidelock_scripts.client import ClusterClient
 from scripts.tidelock_scripts.cluster_command import bring_up, find_leader
-from scripts.tidelock_scripts.events import CLOCK_PATH, EVENT_PATH
+from scripts.tidelock_scripts.events import CLOCK_PATH, EVENT_PATH, TSO_PATH
 from scripts.tidelock_scripts.local_cluster import (
     DEFAULT_DATA_DIR,
     NODE_PROGRAM,
@@ -123,6 +123,17 @@ class BenchCluster:
             for number in range(connections)
         ]
         return Target("127.0.0.1", self.cluster.places[node_id].api_port, connections, requests)
+
+    def tso_target(self, node_id: str, count: int) -> Target:
+        request = build_request("POST", TSO_PATH, msgspec.json.encode({"count": count}))
+        return Target("127.0.0.1", self.cluster.places[node_id].api_port, CONNECTIONS, [request])
+
+    def sequence_target(self, node_id: str) -> Target:
+        requests = [
+            build_request("POST", f"/api/v1/sequences/sequence-{number}/next")
+            for number in range(CONNECTIONS)
+        ]
+        return Target("127.0.0.1", self.cluster.places[node_id].api_port, CONNECTIONS, requests)
 
     def batch_target(self, node_id: str, connections: int) -> Target:
         requests = [

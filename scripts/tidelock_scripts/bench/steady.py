@@ -12,9 +12,12 @@ from scripts.tidelock_scripts.bench.setting import (
 )
 
 BATCH_CONNECTIONS = 16
+TIMESTAMPS_A_DRAW = 1_000
 
 _EVENT_SHARE = at_least(0.35)
 _READ_SHARE = at_least(0.45)
+_DRAW_SHARE = at_least(0.45)
+_DRAWN_RATE = at_least(2_000_000)
 _BATCH_RATE = at_least(40_000)
 _SINGLE_WRITE_P50_MS = at_most(1.5)
 
@@ -77,6 +80,40 @@ async def batch(bench: Bench) -> None:
                     details,
                 )
             )
+
+
+async def tso(bench: Bench) -> None:
+    """Timestamps of the oracle at 64 connections: one a request, and a thousand."""
+    async with bench.cluster() as running:
+        for role, node_id in (await running.roles()).items():
+            bench.say(f"timestamps through the {role}")
+            await beside_the_echo(
+                bench, f"one timestamp, {role}", running.tso_target(node_id, 1), _DRAW_SHARE
+            )
+            measured = await measure(
+                [running.tso_target(node_id, TIMESTAMPS_A_DRAW)], seconds=bench.seconds
+            )
+            details = {"connections": CONNECTIONS, **latencies_of(measured)}
+            bench.add(
+                Figure(
+                    f"{TIMESTAMPS_A_DRAW:,} timestamps a request, {role}",
+                    measured.per_second * TIMESTAMPS_A_DRAW,
+                    "timestamps/s",
+                    _DRAWN_RATE,
+                    details,
+                )
+            )
+
+
+async def sequences(bench: Bench) -> None:
+    """One number of a sequence a request, at 64 connections."""
+    async with bench.cluster() as running:
+        for role, node_id in (await running.roles()).items():
+            bench.say(f"sequences through the {role}")
+            measured = await measure([running.sequence_target(node_id)], seconds=bench.seconds)
+            details = {"connections": CONNECTIONS, **latencies_of(measured)}
+            name = f"one number of a sequence, {role}, {CONNECTIONS} connections"
+            bench.add(Figure(name, measured.per_second, "requests/s", None, details))
 
 
 async def latency(bench: Bench) -> None:
