@@ -8,6 +8,7 @@ after the order was made.
 
 It is filled within the step that ends the round. After a pause of this process, rounds that were
 under way are held again: what they proved is true and of no use to anybody who saw later answers.
+The argument in full is in docs/adr/0011.
 """
 
 from __future__ import annotations
