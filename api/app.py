@@ -15,6 +15,7 @@ from api import (
     batch,
     health,
     hybrid_clock,
+    locks,
     metrics,
     objects,
     openapi,
@@ -38,11 +39,15 @@ from api.requests import idempotency_key, refuse_unknown_parameters
 from api.routing import RoutingView
 from api.service import Service
 from api.settings import ApiSettings
+from api.waiting import ClientGoneError
 from api.watchers import Watchers, WatchersCollector
 from statemachine.store import DamagedStateError
 
 VERSION: Final = "1"
 """Of the HTTP contract, as in the paths."""
+
+CLIENT_GONE_STATUS: Final = 499
+"""Under which metrics count a request whose client did not wait for the answer. Never sent."""
 
 OPENAPI_PATH: Final = "/openapi.json"
 
@@ -73,6 +78,7 @@ def build_app(
         *versions.endpoints(service),
         *objects.endpoints(service),
         *vector_clocks.endpoints(service),
+        *locks.endpoints(service),
         *batch.endpoints(service),
         *watch.endpoints(service, watchers),
         *topology.endpoints(service, routing),
@@ -82,17 +88,18 @@ def build_app(
     endpoints.append(_openapi_endpoint(service, endpoints))
     app = web.Application(client_max_size=settings.greatest_body_bytes)
     app[REFUSALS] = Refusals(
-        replies=service.replies, settings=settings, counted=registry.route("*", "*")
+        replies=service.replies, settings=settings, counted=registry.route("*", "*").observe
     )
-    app.on_shutdown.append(_closing(watchers))
+    app.on_shutdown.append(_closing(service, watchers))
     _add_routes(app, service.replies, endpoints, registry, cluster.report_damage)
     return app
 
 
-def _closing(watchers: Watchers) -> Callable[[web.Application], Awaitable[None]]:
-    """Return what ends the streams when the node stops: nobody waits for a handler of theirs."""
+def _closing(service: Service, watchers: Watchers) -> Callable[[web.Application], Awaitable[None]]:
+    """Return what ends the requests that go on and on, before the node waits for all to finish."""
 
     async def close(_: web.Application) -> None:
+        service.waits.stop()
         watchers.close()
 
     return close
@@ -163,6 +170,9 @@ def _wrap(
                 idempotency_key(request)
             reply = await handler(request)
         except asyncio.CancelledError:
+            raise
+        except ClientGoneError:
+            counted.observe(CLIENT_GONE_STATUS, perf_counter() - started)
             raise
         except DamagedStateError as error:
             on_damage(error)

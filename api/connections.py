@@ -18,7 +18,6 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import _ErrInfo
 
 from api.errors import INTERNAL, Problem
-from api.metrics import RouteMetrics
 from api.replies import Replies
 from api.settings import ApiSettings
 
@@ -35,7 +34,8 @@ class Refusals:
 
     replies: Replies
     settings: ApiSettings
-    counted: RouteMetrics
+    counted: Callable[[int, float], None]
+    """Counts an answer by its status and what it took, in seconds."""
 
     def malformed(self, error: BaseException | None, message: str | None) -> web.StreamResponse:
         """Answer what is not HTTP. The connection ends with it: nobody knows what follows."""
@@ -57,7 +57,7 @@ class Refusals:
         return self._answer(Problem("NOT_FOUND", "No resource of this API has this path."))
 
     def _answer(self, problem: Problem) -> web.StreamResponse:
-        self.counted.observe(problem.status, 0.0)
+        self.counted(problem.status, 0.0)
         return self.replies.problem(problem)
 
 

@@ -46,6 +46,12 @@ _JSON_TYPE: Final = re.compile(
 )
 
 
+def client_has_gone(request: web.Request) -> bool:
+    """Tell whether the client has closed the connection that it waits on."""
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
+
 async def read_json(request: web.Request, settings: ApiSettings) -> bytes:
     """Return the body, which must be declared as JSON.
 
@@ -132,6 +138,12 @@ def timeout_ms(request: web.Request, settings: ApiSettings) -> int:
     if not 1 <= timeout <= greatest:
         refuse_field(str(TIMEOUT), f"must be an integer from 1 to {greatest}")
     return timeout
+
+
+def waiting_timeout_ms(request: web.Request, settings: ApiSettings, wait_ms: int) -> int:
+    """Return the deadline of a request that may wait so long for its turn."""
+    asked_ms = timeout_ms(request, settings)
+    return asked_ms if TIMEOUT in request.headers else asked_ms + wait_ms
 
 
 def idempotency(request: web.Request, body: bytes, settings: ApiSettings) -> IdempotencyKey | None:

@@ -32,6 +32,7 @@ TSO = "/api/v1/tso"
 SEQUENCES = "/api/v1/sequences"
 PROPOSALS = "/api/v1/consensus/proposals"
 COMMITTED = "/api/v1/consensus/data"
+LOCKS = "/api/v1/locks"
 CLUSTER = "/api/v1/cluster"
 
 
@@ -102,12 +103,24 @@ class Api:
         cluster: LocalCluster,
         routing: LocalRouting,
         described: Any,
+        runner: ApiRunner,
     ) -> None:
         self._session = session
+        self._runner = runner
         self._described = _Described(described)
         self.port = port
         self.cluster = cluster
         self.routing = routing
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, as far as the node has noticed."""
+        assert self._runner.server is not None
+        return len([each for each in self._runner.server.connections if each.transport])
+
+    async def stop(self) -> None:
+        """Do what a node does that stops."""
+        await self._runner.cleanup()
 
     async def call(
         self,
@@ -180,6 +193,6 @@ async def serving(
         async with ClientSession(connector=TCPConnector(limit=0), auto_decompress=False) as session:
             async with session.get(f"http://127.0.0.1:{port}/openapi.json") as response:
                 described = await response.json()
-            yield Api(session, port, cluster, routing, described)
+            yield Api(session, port, cluster, routing, described, runner)
     finally:
         await runner.cleanup()

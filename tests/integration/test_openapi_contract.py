@@ -36,6 +36,8 @@ ENVIRONMENT: Final = {
 NEEDS_NO_SUCCESS: Final = {
     "GET /openapi.json": "without it, there is no run",
     "GET /health/leader": "the node may be a follower",
+    "POST /api/v1/locks/{name}/renew": "a token is hardly ever guessed",
+    "POST /api/v1/locks/{name}/release": "likewise",
     "POST /api/v1/cluster/members": "it waits for a node with an empty disk, and there is none",
     "DELETE /api/v1/cluster/members/{nodeId}": "the nodes under test are to stay",
     "POST /api/v1/cluster/leader/transfer": "a name of a node is hardly ever guessed",

@@ -51,6 +51,12 @@ PROMISED = {
     "/api/v1/vector-clock/events": {"get"},
     "/api/v1/vector-clock/events/{eventId}": {"get"},
     "/api/v1/vector-clock/{nodeId}": {"get"},
+    "/api/v1/locks": {"get"},
+    "/api/v1/locks/{name}": {"get"},
+    "/api/v1/locks/{name}/acquire": {"post"},
+    "/api/v1/locks/{name}/renew": {"post"},
+    "/api/v1/locks/{name}/release": {"post"},
+    "/api/v1/locks/{name}/verify": {"post"},
     "/api/v1/cluster": {"get"},
     "/api/v1/cluster/routing": {"get"},
     "/api/v1/cluster/members": {"post"},
@@ -136,7 +142,17 @@ async def test_unknown_fields_of_a_body_are_ruled_out_in_the_document_too(
     document: Any,
 ) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("EventBody", "SyncBody", "JoinBody", "BatchBody", "MemberBody", "EventOperation"):
+    for name in (
+        "EventBody",
+        "SyncBody",
+        "JoinBody",
+        "BatchBody",
+        "MemberBody",
+        "EventOperation",
+        "AcquireBody",
+        "HoldBody",
+        "VerifyBody",
+    ):
         assert schemas[name]["additionalProperties"] is False
 
 

@@ -28,6 +28,9 @@ EXCUSED_MESSAGES: Final = {
 }
 """The same for messages about one field."""
 
+GREATEST_WAIT_MS: Final = 50
+"""How long a request is let wait for a lock: what it is told afterwards does not depend on it."""
+
 _RUN: Final = token_hex(4)
 _SEEN: Final = count(1)
 
@@ -47,10 +50,17 @@ def is_excused(problem: Any) -> bool:
 def before_call(
     context: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: dict[str, Any]
 ) -> None:
-    """Give each request a key of its own. Under one that was used, a request is refused unseen."""
+    """Give each request a key of its own, and let none wait for long.
+
+    Under a key that was used, a request is refused unseen.
+    """
     key = case.headers.get(KEY)
     if isinstance(key, str) and re.fullmatch("[!-~]{1,200}", key):
         case.headers[KEY] = f"{key}-{_RUN}-{next(_SEEN)}"[-200:]
+    body = case.body
+    wait_ms = body.get("waitMs") if isinstance(body, dict) else None
+    if isinstance(body, dict) and isinstance(wait_ms, int):
+        body["waitMs"] = min(wait_ms, GREATEST_WAIT_MS)
 
 
 @schemathesis.hook
