@@ -19,6 +19,7 @@ from api.watchers import GREATEST_UNSENT_BYTES
 from node import change_feed
 from node.change_feed import PAGE_BYTES
 from scripts.tidelock_scripts.event_source import Event, EventParser
+from statemachine import keys
 from statemachine.commands import TrimChanges
 from statemachine.positions import Position
 from statemachine.store import DamagedStateError
@@ -539,8 +540,12 @@ async def test_a_damaged_row_ends_the_stream_and_is_reported(
     async with watching(api.port) as stream:
         await stream.event()
 
-        def scan(*_: object, **__: object) -> Any:
-            raise DamagedStateError("row")
+        intact = api.cluster.store.scan
+
+        def scan(start: bytes, stop: bytes, **bounds: Any) -> Any:
+            if start.startswith(keys.EVENT):
+                raise DamagedStateError("row")
+            return intact(start, stop, **bounds)
 
         monkeypatch.setattr(api.cluster.store, "scan", scan)
         await write(api, 1)
