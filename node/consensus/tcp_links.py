@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import socket
@@ -29,6 +28,8 @@ _FIRST_REDIAL_S: Final = 0.01
 _GREATEST_REDIAL_S: Final = 0.2
 _REDIAL_AFTER_REFUSAL_S: Final = 1.0
 _DIAL_TIMEOUT_S: Final = 1.0
+_UNREACHABLE: Final = (OSError, TimeoutError, UnicodeError)
+"""How a dial fails; the last is for names that cannot be asked for."""
 _HELLO_TIMEOUT_S: Final = 5.0
 _UNACKNOWLEDGED_TIMEOUT_MS: Final = 3_000
 """A peer that the network hides for longer is redialled: a fresh connection recovers at once,
@@ -246,11 +247,7 @@ class TcpLinks:
         try:
             await asyncio.sleep(delay_s)
             while not self._closed and peer in self._addresses and peer not in self._outgoing:
-                with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(_DIAL_TIMEOUT_S):
-                        await self.loop.create_connection(
-                            lambda: _Outgoing(self, peer), *self._address(peer)
-                        )
+                await self._connect(peer)
                 # A connection may be lost before this task hears that it was made. Nobody else
                 # dials while this task lives, so it looks again instead of taking it for done.
                 if peer in self._outgoing:
@@ -259,6 +256,16 @@ class TcpLinks:
                 redial_s = min(redial_s * 1.5, _GREATEST_REDIAL_S)
         finally:
             self._dialling.pop(peer, None)
+
+    async def _connect(self, peer: str) -> None:
+        connection = _Outgoing(self, peer)
+        try:
+            async with asyncio.timeout(_DIAL_TIMEOUT_S):
+                await self.loop.create_connection(lambda: connection, *self._address(peer))
+        except _UNREACHABLE:
+            # The time may be up just when the connection is made and reported. uvloop then closes
+            # it and reports nothing.
+            self.outgoing_down(connection)
 
     async def _probe(self, peer: str, on_result: Callable[[bool], None]) -> None:
         refused = False
@@ -269,7 +276,7 @@ class TcpLinks:
                 writer.close()
             except ConnectionRefusedError:
                 refused = True
-            except (OSError, TimeoutError):
+            except _UNREACHABLE:
                 refused = False
         on_result(refused)
 

@@ -134,7 +134,9 @@ async def test_a_probe_says_whether_anybody_listens() -> None:
     a.close()
 
 
-@pytest.mark.parametrize("address", ["", "b", ":1", "127.0.0.1:", "127.0.0.1:b", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "address", ["", "b", ":1", "127.0.0.1:", "127.0.0.1:b", "127.0.0.1:99999", "a..b:1"]
+)
 async def test_a_peer_that_gave_no_address_is_reached_once_it_gives_one(address: str) -> None:
     a, a_events, b, _ = await two_nodes()
     await until(lambda: bool(a_events.connected))
@@ -146,5 +148,35 @@ async def test_a_peer_that_gave_no_address_is_reached_once_it_gives_one(address:
     assert answers == [False]
     a.set_peers({"c": reachable})
     await until(lambda: a.is_connected("c"))
+    a.close()
+    b.close()
+
+
+async def test_a_dial_that_times_out_in_the_moment_it_succeeds_leaves_no_dead_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """uvloop then closes the transport and tells nobody; each write to it raised, until a restart.
+
+    It takes a loop that stood still for as long as a dial may take.
+    """
+    loop = asyncio.get_running_loop()
+    create_connection = loop.create_connection
+    late = [True]
+
+    async def too_late(factory: Callable[[], asyncio.Protocol], host: str, port: int) -> object:
+        made = await create_connection(factory, host, port)
+        if not late:
+            return made
+        late.pop()
+        made[0].set_protocol(asyncio.Protocol())
+        made[0].abort()
+        raise TimeoutError
+
+    monkeypatch.setattr(loop, "create_connection", too_late)
+    a, a_events, b, b_events = await two_nodes()
+    await until(lambda: len(a_events.connected) == 2)
+    assert a_events.disconnected == ["b"]
+    assert a.send("b", (int(Kind.VOTE), 1))
+    await until(lambda: bool(b_events.frames))
     a.close()
     b.close()
