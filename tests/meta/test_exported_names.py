@@ -8,7 +8,9 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import tidelock.client
 import tidelock.clocks
+import tidelock.errors
 from tests.meta.documents import ROOT
 
 
@@ -37,6 +39,18 @@ def test_the_clocks_export_these_names() -> None:
         "covers",
         "merge",
     ]
+
+
+def test_the_client_exports_these_names() -> None:
+    assert tidelock.client.__all__ == ["Client"]
+
+
+def test_the_errors_are_drawn_in_their_module() -> None:
+    drawn = tidelock.errors.__doc__
+    assert drawn is not None
+    for name, error in vars(tidelock.errors).items():
+        if isinstance(error, type) and issubclass(error, Exception):
+            assert f" {name}" in drawn, name
 
 
 def test_every_public_name_of_the_clocks_is_exported_or_a_module() -> None:

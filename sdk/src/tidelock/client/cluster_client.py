@@ -1,0 +1,126 @@
+"""The client of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self, Unpack
+
+from tidelock.client import resources
+from tidelock.client.answers import Drawn, Topology
+from tidelock.client.nodes import Nodes
+from tidelock.client.oracle import SharedDraws
+from tidelock.client.resources import Reading
+from tidelock.client.transport import Call, Transport, encode
+from tidelock.errors import TidelockError
+
+_LOOK_EVERY_S: Final = 10.0
+"""How often the client asks who belongs to the cluster, while it is used."""
+_LOOK_TIMEOUT_MS: Final = 2_000
+
+
+class Client:
+    """Asks any node of a cluster, and goes on at another one when that fails.
+
+    One client serves any number of tasks of one event loop. Use it as `async with`, or `close` it.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        timeout_ms: int = 5_000,
+        attempt_timeout_ms: int = 2_000,
+        discover: bool = True,
+    ) -> None:
+        """Talk to the nodes at `addresses`, as `["http://127.0.0.1:7101"]`.
+
+        A call ends after `timeout_ms` with all its attempts, of which each may take
+        `attempt_timeout_ms`. With `discover=False` no nodes are asked but these: for clients that
+        reach the cluster under other addresses than the nodes know of.
+
+        Raises:
+            ValueError: an address is none.
+        """
+        self._transport = Transport(
+            Nodes(addresses), timeout_ms=timeout_ms, attempt_timeout_ms=attempt_timeout_ms
+        )
+        self._discovers = discover
+        self._looked_at = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
+        self._cluster_id: str | None = None
+        self._draws = SharedDraws(self.timestamps)
+        self._transport.on_call = self._look_sometimes
+        self.events = resources.Events(self._transport)
+        self.participants = resources.Participants(self._transport)
+        self.hlc = resources.HybridClocks(self._transport)
+        self.sequences = resources.Sequences(self._transport)
+        self.versions = resources.Versions(self._transport)
+        self.vector_clocks = resources.VectorClocks(self._transport)
+        self.proposals = resources.Proposals(self._transport)
+        self.cluster = resources.Cluster(self._transport)
+        self.batches = resources.Batches(self._transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; who still waits for a timestamp is cancelled."""
+        self._draws.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking
+        await self._transport.close()
+
+    @property
+    def nodes(self) -> list[str]:
+        """The addresses of the nodes that are known, in the order in which they are asked."""
+        return [str(url) for url in self._transport.nodes.in_order()]
+
+    async def timestamp(self) -> int:
+        """Return a timestamp of the oracle: unique, and greater than all that were given before.
+
+        Calls at the same time share one request. The default deadline holds.
+        """
+        return await self._draws.one()
+
+    async def timestamps(self, count: int, **options: Unpack[Reading]) -> Drawn:
+        """Return 1 to 1,000,000 timestamps in a row."""
+        # Nothing is lost when a request for timestamps is repeated, so it is no write.
+        call = Call(method="POST", path="/api/v1/tso", body=encode({"count": count}))
+        return await self._transport.call(call, Drawn, **options)
+
+    def _look_sometimes(self) -> None:
+        """See who belongs to the cluster, without anybody waiting for it."""
+        now = time.monotonic()
+        if self._discovers and now - self._looked_at >= _LOOK_EVERY_S:
+            self._looked_at = now
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        with contextlib.suppress(TidelockError):
+            self._follow(await self.cluster.topology(timeout_ms=_LOOK_TIMEOUT_MS))
+
+    def _follow(self, topology: Topology) -> None:
+        if topology.cluster_id is None:
+            return
+        self._cluster_id = self._cluster_id or topology.cluster_id
+        # An address may by now be that of another cluster, which would name its own nodes.
+        if topology.cluster_id == self._cluster_id:
+            healthy = {"HEALTHY", "SUSPECT"}
+            self._transport.nodes.follow(
+                (node.api_address, node.state in healthy) for node in topology.nodes
+            )

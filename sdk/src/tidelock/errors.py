@@ -1,0 +1,227 @@
+"""What a client of a cluster raises.
+
+::
+
+    TidelockError
+    ├── ClientClosedError            the client was closed
+    ├── UnreachableError             no node answered in time; the request was not sent
+    ├── OutcomeUnknownError          it may have happened: ask again under the same key
+    ├── LockLostError                the lease of a lock is over, or can no longer be trusted
+    └── ProblemError                 a node refused; nothing of the request was applied
+        ├── InvalidRequestError      400, 413, 422 and alike: another request is needed
+        │   ├── ClockSkewTooLargeError
+        │   └── IdempotencyKeyReusedError
+        ├── NotFoundError            404
+        ├── ConflictError            409
+        │   ├── LockHeldError        `holder` says by whom
+        │   ├── FencingTokenStaleError
+        │   └── ProposalRejectedError    `votes` and `reasons` say by whom and why
+        ├── CompactedError           410: `oldest` is the position behind which all is kept
+        ├── AnswerNotKeptError       410: it was done, its answer can no longer be made
+        ├── OverloadedError          429, until the deadline
+        ├── UnavailableError         503, until the deadline
+        │   └── NoQuorumError
+        └── NodeFailureError         500, 507, and answers that are none of a node's
+
+A write ends in one of three ways, never two: it returns, it raises `ProblemError` or
+`UnreachableError` (it did not happen), or it raises `OutcomeUnknownError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """What is wrong with one field."""
+
+    path: str
+    message: str
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who holds a lock."""
+
+    owner: str
+    mode: str
+    fencing_token: int
+    expires_at: int
+    """Milliseconds since the epoch, for display."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """The members of `application/problem+json` (RFC 9457) as nodes send them."""
+
+    status: int
+    code: str
+    title: str = ""
+    detail: str = ""
+    errors: tuple[FieldError, ...] = ()
+    holder: Holder | None = None
+    oldest: str | None = None
+    votes: Mapping[str, str] | None = None
+    reasons: Mapping[str, str] | None = None
+    retryable: bool | None = None
+
+
+class TidelockError(Exception):
+    """Everything that a client raises derives from it."""
+
+
+class ClientClosedError(TidelockError):
+    """The client was closed, or is used after its block."""
+
+
+class UnreachableError(TidelockError):
+    """No node could be connected to before the deadline. The request did not happen."""
+
+
+class OutcomeUnknownError(TidelockError):
+    """The deadline passed after the request was sent, and no node said what became of it.
+
+    `idempotency_key` is the key it went under: the same call with `idempotency_key=` happens once.
+    None when the request takes no key.
+    """
+
+    def __init__(self, message: str, idempotency_key: str | None = None) -> None:
+        super().__init__(message)
+        self.idempotency_key = idempotency_key
+
+
+class LockLostError(TidelockError):
+    """The lease of a lock is over, or its holder can no longer be sure of it."""
+
+
+class ProblemError(TidelockError):
+    """A node refused the request. `problem` is all that it said."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.code} ({problem.status}): {problem.detail}")
+        self.problem = problem
+
+    @property
+    def code(self) -> str:
+        """The reason as one word, such as `LOCK_HELD`."""
+        return self.problem.code
+
+    @property
+    def detail(self) -> str:
+        """The reason as a sentence."""
+        return self.problem.detail
+
+    @property
+    def status(self) -> int:
+        """The status of HTTP."""
+        return self.problem.status
+
+    @property
+    def errors(self) -> tuple[FieldError, ...]:
+        """The fields that are at fault, when some are."""
+        return self.problem.errors
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who has what was asked for, when somebody has it."""
+        return self.problem.holder
+
+
+class InvalidRequestError(ProblemError):
+    """The request cannot be done as it is; `errors` names the fields."""
+
+
+class ClockSkewTooLargeError(InvalidRequestError):
+    """A hybrid timestamp is further ahead than the cluster accepts."""
+
+
+class IdempotencyKeyReusedError(InvalidRequestError):
+    """The key belongs to another request."""
+
+
+class NotFoundError(ProblemError):
+    """There is nothing under this name."""
+
+
+class ConflictError(ProblemError):
+    """The state of the cluster does not allow it."""
+
+
+class LockHeldError(ConflictError):
+    """Somebody else holds the lock, and did until the wait was over."""
+
+
+class FencingTokenStaleError(ConflictError):
+    """The token is not that of a lease which still runs."""
+
+
+class ProposalRejectedError(ConflictError):
+    """A majority did not accept the proposal."""
+
+    @property
+    def votes(self) -> Mapping[str, str]:
+        """How each node voted."""
+        return self.problem.votes or {}
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why nodes voted against it."""
+        return self.problem.reasons or {}
+
+
+class CompactedError(ProblemError):
+    """What should be watched begins before what is kept."""
+
+    @property
+    def oldest(self) -> str | None:
+        """The position behind which everything is still kept."""
+        return self.problem.oldest
+
+
+class AnswerNotKeptError(ProblemError):
+    """The request was done under this key before; its answer can no longer be made."""
+
+
+class OverloadedError(ProblemError):
+    """Nodes had too much to do until the deadline."""
+
+
+class UnavailableError(ProblemError):
+    """No node could serve until the deadline."""
+
+
+class NoQuorumError(UnavailableError):
+    """No majority of the nodes confirmed a leader until the deadline."""
+
+
+class NodeFailureError(ProblemError):
+    """A node failed, has no room, or something else than a node answered."""
+
+
+_BY_CODE: Final[dict[str, type[ProblemError]]] = {
+    "ANSWER_NOT_KEPT": AnswerNotKeptError,
+    "CLOCK_SKEW_TOO_LARGE": ClockSkewTooLargeError,
+    "COMPACTED": CompactedError,
+    "FENCING_TOKEN_STALE": FencingTokenStaleError,
+    "IDEMPOTENCY_KEY_REUSED": IdempotencyKeyReusedError,
+    "LOCK_HELD": LockHeldError,
+    "NO_LEADER": NoQuorumError,
+    "NO_QUORUM": NoQuorumError,
+    "REJECTED": ProposalRejectedError,
+}
+
+_BY_STATUS: Final[dict[int, type[ProblemError]]] = {
+    404: NotFoundError,
+    409: ConflictError,
+    429: OverloadedError,
+    503: UnavailableError,
+}
+
+
+def of_problem(problem: Problem) -> ProblemError:
+    """Return the exception that a problem is: by its code, else by its status."""
+    kind = _BY_CODE.get(problem.code) or _BY_STATUS.get(problem.status)
+    if kind is None:
+        kind = InvalidRequestError if 400 <= problem.status < 500 else NodeFailureError
+    return kind(problem)

@@ -1,0 +1,181 @@
+"""The SDK's client against the API on a real socket, with a cluster inside the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from api.cluster import NoQuorumError as NoQuorum
+from api.cluster import OutcomeUnknownError as OutcomeUnknown
+from tests.integration.serving import Api, serving
+from tidelock.client import Client
+from tidelock.clocks import Relation
+from tidelock.errors import (
+    ClientClosedError,
+    InvalidRequestError,
+    NoQuorumError,
+    NotFoundError,
+    OutcomeUnknownError,
+    ProposalRejectedError,
+    UnreachableError,
+)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with serving() as served:
+        yield served
+
+
+@pytest.fixture
+async def client(api: Api) -> AsyncIterator[Client]:
+    async with Client([f"http://127.0.0.1:{api.port}"], discover=False) as made:
+        yield made
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+async def test_events_are_recorded_and_listed(client: Client) -> None:
+    first = await client.events.record("created", {"n": 1}, node_id="orders")
+    synced = await client.events.sync("orders", first.lamport_timestamp + 5, node_id="billing")
+    assert synced.lamport_timestamp == first.lamport_timestamp + 6
+    assert (await client.events.get(first.event_id)).event_data == {"n": 1}
+    assert [event.node_id async for event in client.events.list()] == ["orders", "billing"]
+    assert (await client.events.clock("never/seen")).lamport_timestamp == 0
+
+
+async def test_versions_and_vector_clocks_are_kept(client: Client) -> None:
+    await client.versions.increment("a", key="k")
+    merged = await client.versions.merge({"b": 2}, key="k")
+    assert (merged.relation, merged.version_vector) == (Relation.CONCURRENT, {"a": 1, "b": 2})
+    compared = await client.versions.compare({"a": 1}, {"a": 2})
+    assert compared.relation is Relation.BEFORE
+    written = await client.versions.write_object("o", "a", None)
+    assert [sibling.value for sibling in written.siblings] == [None]
+    sent = await client.vector_clocks.send("a", {"hello": 1})
+    got = await client.vector_clocks.receive("b", sent.vector_clock, message_id=sent.message_id)
+    assert got.vector_clock == {"a": 1, "b": 1}
+    assert [event.type async for event in client.vector_clocks.events()] == ["SEND", "RECEIVE"]
+
+
+async def test_proposals_are_voted_on(client: Client) -> None:
+    decided = await client.proposals.propose({"v": 1}, 5, key="k")
+    assert decided.status == "COMMITTED"
+    assert (await client.proposals.committed("k")).data == {"v": 1}
+    with pytest.raises(ProposalRejectedError) as refused:
+        await client.proposals.propose({"v": 0}, 4, key="k", id=2)
+    assert "REJECT" in refused.value.votes.values()
+    assert refused.value.reasons
+
+
+async def test_the_rest_of_the_contract_answers(client: Client) -> None:
+    assert (await client.participants.join("p")).active
+    assert [each.node_id async for each in client.participants.list()] == ["p"]
+    assert not (await client.participants.leave("p")).active
+    now = await client.hlc.now()
+    assert (await client.hlc.observe(now.hlc)).encoded > now.encoded
+    assert (await client.sequences.next("s", 3)).last == 3
+    assert (await client.sequences.get("s")).last == 3
+    assert (await client.cluster.topology()).leader == "n1"
+    assert len((await client.cluster.routing()).nodes) == 3
+    ran = await client.batches.run([{"op": "timestamp.event", "eventType": "e"}] * 2)
+    assert [result["status"] for result in ran.results] == [200, 200]
+
+
+async def test_refusals_are_typed_and_say_which_field(client: Client) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        await client.events.record("")
+    assert [error.path for error in refused.value.errors] == ["eventType"]
+    with pytest.raises(NotFoundError):
+        await client.proposals.get("none")
+
+
+async def test_a_node_that_does_not_listen_is_passed_over(api: Api) -> None:
+    addresses = [f"http://127.0.0.1:{port}" for port in (free_port(), api.port)]
+    async with Client(addresses, discover=False) as client:
+        assert (await client.sequences.next("s")).first == 1
+        assert (await client.sequences.next("s")).first == 2
+
+
+async def test_nobody_to_ask_is_said_at_the_deadline() -> None:
+    async with Client([f"127.0.0.1:{free_port()}"], timeout_ms=100) as client:
+        with pytest.raises(UnreachableError):
+            await client.sequences.next("s")
+
+
+async def test_a_write_whose_answer_is_lost_is_done_once(api: Api, client: Client) -> None:
+    api.cluster.fault = OutcomeUnknown()
+    api.cluster.lose_answers = True
+    taking = asyncio.create_task(client.sequences.next("s"))
+    while not api.cluster.timeouts_ms:
+        await asyncio.sleep(0)
+    api.cluster.fault = None
+    assert (await taking).first == 1
+    assert (await client.sequences.get("s")).last == 1
+    assert len(api.cluster.timeouts_ms) >= 3
+
+
+async def test_an_outcome_that_stays_unknown_can_be_asked_for_again(
+    api: Api, client: Client
+) -> None:
+    api.cluster.fault = OutcomeUnknown()
+    api.cluster.lose_answers = True
+    with pytest.raises(OutcomeUnknownError) as unknown:
+        await client.sequences.next("s", timeout_ms=200)
+    api.cluster.fault = None
+    key = unknown.value.idempotency_key
+    assert key is not None
+    assert (await client.sequences.next("s", idempotency_key=key)).first == 1
+    assert (await client.sequences.get("s")).last == 1
+
+
+async def test_no_quorum_is_no_unknown_outcome(api: Api, client: Client) -> None:
+    api.cluster.fault = NoQuorum()
+    with pytest.raises(NoQuorumError):
+        await client.sequences.next("s", timeout_ms=200)
+    assert max(api.cluster.timeouts_ms) <= 200
+
+
+async def test_a_refusal_after_an_unknown_outcome_by_the_node_alone_decides_nothing(
+    api: Api, client: Client
+) -> None:
+    api.cluster.fault = OutcomeUnknown()
+    taking = asyncio.create_task(client.sequences.next("s", timeout_ms=300))
+    while not api.cluster.timeouts_ms:
+        await asyncio.sleep(0)
+    api.cluster.fault = NoQuorum()
+    with pytest.raises(OutcomeUnknownError):
+        await taking
+
+
+async def test_callers_at_the_same_time_share_a_request_for_timestamps(
+    api: Api, client: Client
+) -> None:
+    given = await asyncio.gather(*(client.timestamp() for _ in range(50)))
+    assert len({*given}) == 50
+    assert len(api.cluster.timeouts_ms) == 1
+    later = await client.timestamp()
+    assert later > max(given)
+
+
+async def test_who_leaves_takes_no_timestamp_of_others_along(client: Client) -> None:
+    waiting = [asyncio.create_task(client.timestamp()) for _ in range(10)]
+    await asyncio.sleep(0)
+    waiting[3].cancel()
+    given = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(given[3], asyncio.CancelledError)
+    assert len({*(each for each in given if isinstance(each, int))}) == 9
+
+
+async def test_a_closed_client_says_so(api: Api) -> None:
+    client = Client([f"127.0.0.1:{api.port}"], discover=False)
+    await client.close()
+    with pytest.raises(ClientClosedError):
+        await client.timestamp()

@@ -1,0 +1,50 @@
+"""Whom a client asks first, and what its keys look like."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from tidelock.client.idempotency import new_key
+from tidelock.client.nodes import AVOIDED_S, Nodes
+
+
+class Watch:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def asked(nodes: Nodes) -> list[int | None]:
+    return [url.port for url in nodes.in_order()]
+
+
+def test_a_node_that_failed_is_asked_last_for_a_while() -> None:
+    watch = Watch()
+    nodes = Nodes(["http://a:1", "a:2", "a:3"], watch)
+    nodes.avoid(nodes.in_order()[0])
+    assert asked(nodes) == [2, 3, 1]
+    watch.now = AVOIDED_S + 0.1
+    assert asked(nodes) == [1, 2, 3]
+
+
+def test_nodes_that_the_cluster_names_are_asked_too_and_those_that_are_ill_last() -> None:
+    nodes = Nodes(["http://a:1"])
+    nodes.follow([("a:1", False), ("a:2", True)])
+    assert asked(nodes) == [2, 1]
+    nodes.follow([("a:3", True)])
+    assert asked(nodes) == [1, 3]
+
+
+@pytest.mark.parametrize("addresses", [[], "http://a:1", ["ftp://a:1"], ["http://"]])
+def test_what_is_no_list_of_addresses_is_refused(addresses: list[str]) -> None:
+    with pytest.raises(ValueError, match="address"):
+        Nodes(addresses)
+
+
+def test_keys_are_uuids_of_version_7() -> None:
+    keys = [uuid.UUID(new_key()) for _ in range(100)]
+    assert len({*keys}) == 100
+    assert {(key.version, key.variant) for key in keys} == {(7, uuid.RFC_4122)}
