@@ -135,7 +135,8 @@ async def test_a_probe_says_whether_anybody_listens() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "b", ":1", "127.0.0.1:", "127.0.0.1:b", "127.0.0.1:99999", "a..b:1"]
+    "address",
+    ["", "b", ":1", "127.0.0.1:", "127.0.0.1:b", "127.0.0.1:99999", "a..b:1", f"{'x' * 64}:1"],
 )
 async def test_a_peer_that_gave_no_address_is_reached_once_it_gives_one(address: str) -> None:
     a, a_events, b, _ = await two_nodes()
