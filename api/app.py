@@ -8,17 +8,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Final
 
-import msgspec
 from aiohttp import hdrs, web
 
 from api import (
     batch,
+    description,
     health,
     hybrid_clock,
     locks,
     metrics,
     objects,
-    openapi,
     oracle,
     participants,
     proposals,
@@ -34,7 +33,7 @@ from api.connections import REFUSALS, Refusals
 from api.endpoints import Endpoint
 from api.errors import INTERNAL, Problem, of_exception
 from api.metrics import Metrics, RouteMetrics
-from api.replies import Replies, Reply
+from api.replies import Replies
 from api.requests import idempotency_key, refuse_unknown_parameters
 from api.routing import RoutingView
 from api.service import Service
@@ -43,13 +42,8 @@ from api.waiting import ClientGoneError
 from api.watchers import Watchers, WatchersCollector
 from statemachine.store import DamagedStateError
 
-VERSION: Final = "1"
-"""Of the HTTP contract, as in the paths."""
-
 CLIENT_GONE_STATUS: Final = 499
 """Under which metrics count a request whose client did not wait for the answer. Never sent."""
-
-OPENAPI_PATH: Final = "/openapi.json"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -85,7 +79,7 @@ def build_app(
         *health.endpoints(service),
         *metrics.endpoints(service, registry),
     ]
-    endpoints.append(_openapi_endpoint(service, endpoints))
+    endpoints += description.endpoints(service, endpoints)
     app = web.Application(client_max_size=settings.greatest_body_bytes)
     app[REFUSALS] = Refusals(
         replies=service.replies, settings=settings, counted=registry.route("*", "*").observe
@@ -103,27 +97,6 @@ def _closing(service: Service, watchers: Watchers) -> Callable[[web.Application]
         watchers.close()
 
     return close
-
-
-def _openapi_endpoint(service: Service, others: Sequence[Endpoint]) -> Endpoint:
-    described = b""
-
-    async def show(_: web.Request) -> Reply:
-        return service.replies.of_bytes(200, "application/json", described)
-
-    endpoint = Endpoint(
-        method="GET",
-        path=OPENAPI_PATH,
-        operation="getOpenApi",
-        summary="This document",
-        tag="openapi",
-        handler=show,
-        answer=dict,
-    )
-    described = msgspec.json.encode(
-        openapi.document([*others, endpoint], VERSION, service.settings)
-    )
-    return endpoint
 
 
 def _add_routes(

@@ -80,6 +80,8 @@ class Parameter:
     type: Any
     """A type that msgspec can describe."""
     description: str
+    example: Any = None
+    """A value that could be real, when its name does not lead to one."""
 
 
 CONSISTENCY: Final = Parameter(
@@ -114,6 +116,8 @@ class Endpoint:
     body: Any = None
     """The type of the body, or None when it takes none."""
     body_required: bool = True
+    example: Any = None
+    """A body that could be real, when one that is put together of its fields makes no sense."""
     parameters: tuple[Parameter, ...] = ()
     """Variables of the path and parameters of the query."""
     errors: tuple[str, ...] = ()

@@ -9,15 +9,15 @@ from api.endpoints import Endpoint
 from api.errors import Problem
 from api.replies import Reply
 from api.service import Service
-from api.shapes import Answer
+from api.shapes import Answer, NodeId
 
 
 class Health(Answer, frozen=True, kw_only=True):
     """A question of health that was answered with yes."""
 
     status: str
-    node_id: str
-    leader: str | None
+    node_id: NodeId
+    leader: NodeId | None
 
 
 def unready_because(status: ClusterStatus, quorum_fresh_ms: int) -> str | None:

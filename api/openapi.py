@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
+from api import examples, field_texts
 from api.endpoints import COMMON_ERRORS, Endpoint, Parameter
-from api.errors import KINDS, OPEN_CODES, ProblemBody
+from api.errors import KINDS, OPEN_CODES, Problem, ProblemBody
 from api.requests import (
     GREATEST_KEY_LENGTH,
     IDEMPOTENCY_KEY,
@@ -22,6 +24,17 @@ from api.shapes import SCHEMAS, reference
 
 # The document is JSON, so its parts are dicts of whatever JSON holds.
 Json = dict[str, Any]
+
+_DESCRIPTION: Final = """\
+Every path works on any node. Bodies are JSON in UTF-8. Integers are written without fraction or \
+exponent, times are milliseconds since the epoch unless their names say otherwise.
+
+What goes wrong is answered as `application/problem+json`, with a `code` for programs to rely on. \
+`OUTCOME_UNKNOWN` means what it says: send the request again under the same `Idempotency-Key`, and \
+it is done once.
+
+Reads are linearizable; `consistency=local` asks for what the node itself has applied. Lists come \
+in pages: `nextCursor` of one page is the `cursor` of the next."""
 
 _STAMPS: Final[Json] = {
     "Tidelock-Node": {
@@ -64,14 +77,18 @@ _IDEMPOTENCY_KEY: Final[Json] = {
 }
 
 
-STREAMS: Final = "x-streams"
-"""Says of an operation that its answer goes on until the client leaves."""
+def _idempotency_key(operation: str) -> Json:
+    return {**_IDEMPOTENCY_KEY, "example": f"{operation}-1"}
+
 
 _IGNORED_KEY: Final[Json] = {
     **_IDEMPOTENCY_KEY,
     "description": "Ignored: who asks again gets a new answer.",
     "schema": {"type": "string"},
 }
+
+STREAMS: Final = "x-streams"
+"""Says of an operation that its answer goes on until the client leaves."""
 
 _LAST_EVENT_ID: Final[Json] = {
     "name": str(LAST_EVENT_ID),
@@ -97,7 +114,7 @@ def _timeout(settings: ApiSettings) -> Json:
 
 def document(endpoints: Sequence[Endpoint], version: str, settings: ApiSettings) -> Json:
     """Return the document that describes these endpoints."""
-    described, components = _describe(endpoints)
+    described = _Described(endpoints)
     timeout = _timeout(settings)
     paths: Json = {}
     for endpoint in endpoints:
@@ -108,33 +125,94 @@ def document(endpoints: Sequence[Endpoint], version: str, settings: ApiSettings)
         "info": {
             "title": "Tidelock",
             "version": version,
-            "description": "Logical clocks, locks and the outcome of distributed transactions. "
-            "Every path works on any node. Integers are written without fraction or exponent.",
+            "summary": "Logical clocks, locks and the outcome of distributed transactions.",
+            "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "tags": _tags(endpoints),
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": described.components, "examples": _problem_examples(endpoints)},
+    }
+
+
+def _tags(endpoints: Sequence[Endpoint]) -> list[Json]:
+    """Return the tags in the order of their first endpoints. A resource is a module, and what the
+    module says of itself describes the tag.
+    """
+    modules = {endpoint.tag: endpoint.handler.__module__ for endpoint in reversed(endpoints)}
+    return [
+        {"name": tag, "description": " ".join(_first_paragraph(sys.modules[module].__doc__))}
+        for tag, module in reversed(modules.items())
+    ]
+
+
+def _first_paragraph(text: str | None) -> list[str]:
+    return (text or "").partition("\n\n")[0].split()
+
+
+def _codes(endpoint: Endpoint) -> list[str]:
+    return list(dict.fromkeys((*endpoint.errors, *COMMON_ERRORS)))
+
+
+def _problem_examples(endpoints: Sequence[Endpoint]) -> Json:
+    """Return a problem of each code that is listed anywhere."""
+    codes = dict.fromkeys(code for endpoint in endpoints for code in _codes(endpoint))
+    problems = {code: Problem(code, f"{KINDS[code].title}.").body() for code in codes}
+    return {
+        code: {"summary": problem.title, "value": msgspec.to_builtins(problem)}
+        for code, problem in problems.items()
     }
 
 
 class _Described:
     """The schemas of all types that the endpoints name."""
 
-    def __init__(self, types: Sequence[Any], schemas: Sequence[Json]) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        asked: list[Any] = []
+        answered: list[Any] = [ProblemBody]
+        for endpoint in endpoints:
+            asked += [endpoint.body, *(parameter.type for parameter in endpoint.parameters)]
+            answered += [endpoint.answer, *endpoint.described]
+        types = [described for described in (*asked, *answered) if described is not None]
+        schemas, self.components = msgspec.json.schema_components(types, ref_template=SCHEMAS)
         self._schemas = list(zip(types, schemas, strict=True))
+        always_written = set(field_texts.structs(filter(None, answered)))
+        for struct, component in self._structs(types):
+            properties = component["properties"]
+            for field, text in field_texts.of_struct(struct).items():
+                own = properties[field].get("description", "")
+                properties[field]["description"] = f"{text} {own}".rstrip()
+            if struct in always_written:
+                _require_what_is_written(struct, component)
+
+    def _structs(self, types: Sequence[Any]) -> Iterator[tuple[Any, Json]]:
+        """Yield every struct that the types are made of, with its component."""
+        structs = field_texts.structs(types)
+        named, _ = msgspec.json.schema_components(structs, ref_template="{name}")
+        for struct, name in zip(structs, named, strict=True):
+            yield struct, self.components[name["$ref"]]
 
     def schema(self, wanted: Any) -> Json:
         return next(schema for described, schema in self._schemas if described == wanted)
 
+    def example(self, schema: Json, name: str = "", *, whole: bool = False) -> Any:
+        return examples.of_schema(schema, self.components, name, whole=whole)
 
-def _describe(endpoints: Sequence[Endpoint]) -> tuple[_Described, Json]:
-    types: list[Any] = [ProblemBody]
-    for endpoint in endpoints:
-        types += [endpoint.body, endpoint.answer, *endpoint.described]
-        types += [parameter.type for parameter in endpoint.parameters]
-    types = [described for described in types if described is not None]
-    schemas, components = msgspec.json.schema_components(types, ref_template=SCHEMAS)
-    return _Described(types, schemas), components
+
+def _require_what_is_written(struct: Any, component: Json) -> None:
+    """Add to an answer's required fields those that have a default. msgspec describes what may be
+    left out by who sends it, but an answer has them all.
+    """
+    written = field_texts.class_of(struct)
+    if written.__struct_config__.omit_defaults:
+        return
+    names, defaults = written.__struct_encode_fields__, written.__struct_defaults__
+    unset = {
+        name
+        for name, default in zip(names[::-1], defaults[::-1], strict=False)
+        if default is msgspec.UNSET
+    }
+    component["required"] = [name for name in names if name not in unset]
 
 
 def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json:
@@ -146,7 +224,7 @@ def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json
     }
     parameters = [_parameter(parameter, endpoint, described) for parameter in endpoint.parameters]
     if endpoint.writes or endpoint.keyed:
-        parameters.append(_IDEMPOTENCY_KEY)
+        parameters.append(_idempotency_key(endpoint.operation))
     elif endpoint.ignores_key:
         parameters.append(_IGNORED_KEY)
     if endpoint.timed:
@@ -157,37 +235,45 @@ def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json
     if parameters:
         operation["parameters"] = parameters
     if endpoint.body is not None:
+        schema = described.schema(endpoint.body)
+        example = endpoint.example if endpoint.example is not None else described.example(schema)
         operation["requestBody"] = {
             "required": endpoint.body_required,
-            "content": {"application/json": {"schema": described.schema(endpoint.body)}},
+            "content": {"application/json": {"schema": schema, "example": example}},
         }
     return operation
 
 
 def _parameter(parameter: Parameter, endpoint: Endpoint, described: _Described) -> Json:
     in_path = endpoint.in_path(parameter)
+    schema = described.schema(parameter.type)
+    example = parameter.example
+    if example is None:
+        example = described.example(schema, parameter.name)
     return {
         "name": parameter.name,
         "in": "path" if in_path else "query",
         "required": in_path,
         "description": parameter.description,
-        "schema": described.schema(parameter.type),
+        "schema": schema,
+        "example": example,
     }
 
 
 def _responses(endpoint: Endpoint, described: _Described) -> Json:
-    schema: Json = {"type": "string"}
+    content: Json = {"schema": {"type": "string"}}
     if endpoint.answer is not None:
         schema = described.schema(endpoint.answer)
+        content = {"schema": schema, "example": described.example(schema, whole=True)}
     responses: Json = {
         str(endpoint.status): {
             "description": HTTPStatus(endpoint.status).phrase,
             "headers": {**_STAMPS, **(_REPLAYED if endpoint.writes else {})},
-            "content": {endpoint.media_type: {"schema": schema}},
+            "content": {endpoint.media_type: content},
         }
     }
     codes: dict[int, list[str]] = {}
-    for code in dict.fromkeys((*endpoint.errors, *COMMON_ERRORS)):
+    for code in _codes(endpoint):
         codes.setdefault(KINDS[code].status, []).append(code)
     for status, of_status in sorted(codes.items()):
         responses[str(status)] = _problem(status, of_status)
@@ -196,7 +282,7 @@ def _responses(endpoint: Endpoint, described: _Described) -> Json:
 
 def _problem(status: int, codes: Sequence[str]) -> Json:
     advice = _RETRY_AFTER if status in (429, 503) else {}
-    code: Json = {"type": "string"} if OPEN_CODES.intersection(codes) else {"enum": list(codes)}
+    listed: Json = {"type": "string"} if OPEN_CODES.intersection(codes) else {"enum": list(codes)}
     return {
         "description": "; ".join(f"`{code}`: {KINDS[code].title}" for code in codes),
         "headers": {**_STAMPS, **advice},
@@ -205,9 +291,10 @@ def _problem(status: int, codes: Sequence[str]) -> Json:
                 "schema": {
                     "allOf": [
                         reference(ProblemBody),
-                        {"properties": {"code": code}},
+                        {"properties": {"code": listed}},
                     ]
-                }
+                },
+                "examples": {code: {"$ref": f"#/components/examples/{code}"} for code in codes},
             }
         },
     }

@@ -35,6 +35,10 @@ Name = Annotated[
     ),
 ]
 
+NodeId = Annotated[
+    str, msgspec.Meta(description="A node of the cluster.", examples=["n1", "n2", "n3"])
+]
+
 Timestamp = Annotated[
     int,
     msgspec.Meta(

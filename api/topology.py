@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -14,13 +14,13 @@ from api.errors import Problem
 from api.replies import Reply
 from api.routing import NodeState, RoutingView
 from api.service import Service
-from api.shapes import END, Answer, Body, Name
+from api.shapes import END, Answer, Body, Name, NodeId
 
 
 class Node(Answer, frozen=True, kw_only=True):
     """A member as the answering node knows it."""
 
-    node_id: str
+    node_id: NodeId
     role: str
     state: NodeState
     api_address: str
@@ -37,14 +37,14 @@ class Topology(Answer, frozen=True, kw_only=True):
     """The cluster as the answering node knows it."""
 
     cluster_id: str | None
-    leader: str | None
+    leader: NodeId | None
     term: int
     commit_index: int
     nodes: list[Node]
 
 
 class Route(Answer, frozen=True, kw_only=True):
-    node_id: str
+    node_id: NodeId
     in_rotation: bool
     state: NodeState
     reason: str
@@ -58,13 +58,17 @@ class Routes(Answer, frozen=True, kw_only=True):
     nodes: list[Route]
 
 
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_PORT: Final = (
+    "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+)
+
 Address = Annotated[
     str,
     msgspec.Meta(
-        min_length=3,
-        max_length=300,
-        description="`host:port`.",
-        pattern=rf"^[!-~]+:[0-9]{{1,5}}{END}",
+        max_length=260,
+        description="`host:port`, an IPv6 address in brackets.",
+        pattern=rf"^(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]{{2,45}}\]):{_PORT}{END}",
     ),
 ]
 
@@ -72,7 +76,7 @@ Address = Annotated[
 class MemberBody(Body, frozen=True, kw_only=True):
     """A node with an empty disk that is to be admitted."""
 
-    node_id: Name
+    node_id: Annotated[Name, msgspec.Meta(examples=["n4"])]
     peer_address: Address
     api_address: Address
 
@@ -80,35 +84,35 @@ class MemberBody(Body, frozen=True, kw_only=True):
 class Admitted(Answer, frozen=True, kw_only=True):
     """A node that replicates now and becomes a voter once it has caught up."""
 
-    node_id: str
+    node_id: NodeId
     peer_address: str
     api_address: str
 
 
 class Removed(Answer, frozen=True, kw_only=True):
-    node_id: str
+    node_id: NodeId
 
 
 class TransferBody(Body, frozen=True, kw_only=True):
     """Who is to lead."""
 
-    target: Name | None = None
+    target: Annotated[Name, msgspec.Meta(examples=["n2"])] | None = None
     """The most advanced voter when it is left out."""
 
 
 class Transferred(Answer, frozen=True, kw_only=True):
-    leader: str
+    leader: NodeId
 
 
 class RejoinBody(Body, frozen=True, kw_only=True):
     """Who is to come back into rotation."""
 
-    node_id: Name | None = None
+    node_id: Annotated[Name, msgspec.Meta(examples=["n2"])] | None = None
     """The serving node when it is left out."""
 
 
 class Rejoined(Answer, frozen=True, kw_only=True):
-    node_id: str
+    node_id: NodeId
     state: NodeState
 
 
@@ -267,7 +271,9 @@ def endpoints(service: Service, routing: RoutingView) -> list[Endpoint]:
             tag=tag,
             handler=topologies.remove_member,
             answer=Removed,
-            parameters=(Parameter(name="nodeId", type=Name, description="The member."),),
+            parameters=(
+                Parameter(name="nodeId", type=Name, description="The member.", example="n4"),
+            ),
             errors=(
                 *MEMBERSHIP_ERRORS,
                 "LAST_VOTER",

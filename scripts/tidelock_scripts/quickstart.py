@@ -304,7 +304,7 @@ def _sum_up(cluster: LocalCluster, journey: Journey, terminal: Terminal, took_s:
     terminal.line(f"   {len(journey.taken)} events acknowledged and found on every node; {clocks}")
     terminal.line("   the three nodes go on running:")
     for place in cluster.places.values():
-        terminal.line(f"      {place.url}   API: {place.url}/openapi.json")
+        terminal.line(f"      {place.url}   API: {place.url}/docs")
     terminal.line("   the next timestamp:")
     terminal.line(f"      curl -s {first_url}{EVENT_PATH} -H 'Content-Type: application/json' \\")
     terminal.line("""           -d '{"nodeId": "orders", "eventType": "ORDER_PLACED"}'""")

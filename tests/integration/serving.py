@@ -36,6 +36,10 @@ LOCKS = "/api/v1/locks"
 CLUSTER = "/api/v1/cluster"
 
 
+_DESCRIBED: dict[ApiSettings, Any] = {}
+"""The document under each settings; it is the same for every server."""
+
+
 class Answered:
     """What came back."""
 
@@ -183,16 +187,19 @@ async def serving(
     cluster: LocalCluster | None = None, settings: ApiSettings | None = None
 ) -> AsyncIterator[Api]:
     cluster = LocalCluster() if cluster is None else cluster
+    settings = ApiSettings() if settings is None else settings
     routing = LocalRouting()
-    app = build_app(cluster, settings or ApiSettings(), routing, Metrics())
+    app = build_app(cluster, settings, routing, Metrics())
     runner = ApiRunner(app)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         async with ClientSession(connector=TCPConnector(limit=0), auto_decompress=False) as session:
-            async with session.get(f"http://127.0.0.1:{port}/openapi.json") as response:
-                described = await response.json()
+            described = _DESCRIBED.get(settings)
+            if described is None:
+                async with session.get(f"http://127.0.0.1:{port}/openapi.json") as response:
+                    described = _DESCRIBED[settings] = await response.json()
             yield Api(session, port, cluster, routing, described, runner)
     finally:
         await runner.cleanup()

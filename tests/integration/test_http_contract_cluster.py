@@ -125,6 +125,14 @@ async def test_a_change_of_members_needs_a_quorum(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
+    "address", ["a:1", "10.0.0.4:65535", "n4.example.org:7200", "[::1]:7200", "[fe80::1]:59999"]
+)
+async def test_a_member_has_any_address_that_can_be_dialled(api: Api, address: str) -> None:
+    member = {**NEW_MEMBER, "peerAddress": address, "apiAddress": address}
+    assert (await api.post(f"{CLUSTER}/members", member)).status == 201
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("nodeId", ""),
@@ -133,6 +141,16 @@ async def test_a_change_of_members_needs_a_quorum(api: Api) -> None:
         ("apiAddress", "host:port"),
         ("apiAddress", "host:123456"),
         ("apiAddress", "host:1\n"),
+        ("apiAddress", "host:0"),
+        ("apiAddress", "host:65536"),
+        ("apiAddress", "host:١"),
+        ("peerAddress", "http://host:1"),
+        ("peerAddress", "user@host:1"),
+        ("peerAddress", "-host:1"),
+        ("peerAddress", "a..b:1"),
+        ("peerAddress", f"{'a' * 64}:1"),
+        ("peerAddress", "::1:7200"),
+        ("peerAddress", "[host]:7200"),
     ],
 )
 async def test_a_member_with_an_impossible_field_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.meta.documents import ROOT
+
+NEEDED = [
+    "bash", "cat", "cksum", "dirname", "flock", "head", "mkdir", "mktemp", "readlink", "rm", "sort",
+    "tail",
+]  # fmt: skip
 
 CHECKS = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
 
@@ -28,6 +34,7 @@ class Checkout:
         for name in ["ruff", "mypy", "lint-imports"]:
             self.tool(name, "exit 0")
         self.tool("python", "echo '== 3 passed in 0.01s =='")
+        self.tool("chromium", "exit 1")
         fingerprint = ". scripts/_bootstrap; _fingerprint >.venv/.made-from"
         subprocess.run(["bash", "-c", fingerprint], cwd=folder, check=True)
 
@@ -36,9 +43,11 @@ class Checkout:
         file.write_text(f'#!/bin/sh\necho "{name} $*" >>"{self.calls}"\n{text}\n')
         file.chmod(0o755)
 
-    def test(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def test(self, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the script, with nothing but the programs in `path` when it is given."""
         return subprocess.run(
             [self.folder / "scripts" / "test", *arguments],
+            env=dict(os.environ) if path is None else {"PATH": str(path)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -105,3 +114,76 @@ def test_help_needs_no_environment(checkout: Checkout) -> None:
     shutil.rmtree(checkout.folder / ".venv")
     assert checkout.test("--help").returncode == 0
     assert checkout.called() == []
+
+
+# The browser
+
+
+class Bare:
+    """A machine without a browser, where `id` says who runs the script."""
+
+    def __init__(self, folder: Path, checkout: Checkout, *, root: bool) -> None:
+        (checkout.folder / ".venv" / "bin" / "chromium").unlink()
+        self.checkout = checkout
+        self.path = folder / "bin"
+        self.path.mkdir()
+        for name in [*NEEDED, "sh"]:
+            program = shutil.which(name)
+            assert program, f"this test needs {name}"
+            (self.path / name).symlink_to(program)
+        self._program("id", f'[ "$1" = -u ] && echo {0 if root else 1000} || echo somebody')
+        self._program("apt-get", f'echo "apt-get $*" >>"{checkout.calls}"')
+
+    def _program(self, name: str, text: str) -> None:
+        (self.path / name).write_text(f"#!{self.path}/bash\n{text}\n")
+        (self.path / name).chmod(0o755)
+
+    def test(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.checkout.test(*arguments, path=self.path)
+
+    @property
+    def installed(self) -> list[str]:
+        return [call for call in self.checkout.called() if "install" in call]
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--long",), ("tests/integration/test_docs_page.py",), ("-m", "browser")]
+)
+def test_root_gets_the_browser_that_is_missing(
+    tmp_path: Path, checkout: Checkout, arguments: tuple[str, ...]
+) -> None:
+    machine = Bare(tmp_path, checkout, root=True)
+    assert machine.test(*arguments).returncode == 0
+    assert machine.installed == ["apt-get install --yes --no-install-recommends chromium"]
+    assert checkout.called()[-1].startswith("python -m pytest"), "and then the tests run"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--check",), ("tests/unit", "-k", "lamport"), ("-m", "not long and not browser")]
+)
+def test_who_needs_no_browser_gets_none(
+    tmp_path: Path, checkout: Checkout, arguments: tuple[str, ...]
+) -> None:
+    machine = Bare(tmp_path, checkout, root=True)
+    done = machine.test(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert machine.installed == []
+
+
+def test_others_are_told_how_to_get_one_and_the_tests_run(
+    tmp_path: Path, checkout: Checkout
+) -> None:
+    machine = Bare(tmp_path, checkout, root=False)
+    done = machine.test()
+    assert done.returncode == 0
+    assert "apt-get install chromium" in done.stderr
+    assert "-m 'not long and not browser'" in done.stderr
+    assert machine.installed == []
+    assert checkout.called()[-1].startswith("python -m pytest")
+
+
+def test_where_a_browser_is_nothing_is_installed(tmp_path: Path, checkout: Checkout) -> None:
+    machine = Bare(tmp_path, checkout, root=True)
+    (machine.path / "google-chrome").symlink_to(machine.path / "apt-get")
+    assert machine.test().stderr == ""
+    assert machine.installed == []

@@ -68,6 +68,7 @@ PROMISED = {
     "/health/leader": {"get"},
     "/metrics": {"get"},
     "/openapi.json": {"get"},
+    "/docs": {"get"},
 }
 
 
