@@ -20,33 +20,44 @@ async def cluster(tmp_path: Path) -> AsyncIterator[RunningCluster]:
         yield made
 
 
+async def read_numbers(client: Client, count: int, leave: asyncio.Event) -> list[object]:
+    """Return the data of the first events; let the writer go on when half of them were told."""
+    told = []
+    async for applied in client.watch(kinds=["timestamp.event"], after="0", silence_ms=2_000):
+        told += [change["eventData"] for change in applied.changes]
+        if len(told) >= count // 2:
+            leave.set()
+        if len(told) >= count:
+            break
+    return told
+
+
 @pytest.mark.timeout(180)
-async def test_no_write_is_lost_or_done_twice_when_the_leader_is_killed(
-    cluster: RunningCluster,
-) -> None:
-    # One node is given; the others are found.
-    address = cluster.nodes.place(await cluster.follower()).url
-    async with Client([address], timeout_ms=30_000) as client:
+async def test_writes_watches_and_locks_outlive_the_leader(cluster: RunningCluster) -> None:
+    leader = await cluster.leader()
+    # One node is given, the one that is killed; the others are found.
+    async with Client([cluster.nodes.place(leader).url], timeout_ms=30_000) as client:
+        async with asyncio.timeout(30):
+            await client.timestamp()
+            while len(client.nodes) < 3:
+                await asyncio.sleep(0.02)
+        half_told = asyncio.Event()
+        watching = asyncio.create_task(read_numbers(client, WRITES, half_told))
         taken = []
-        for number in range(WRITES):
-            if number == WRITES // 2:
-                cluster.nodes.kill(await cluster.leader())
-            taken.append((await client.sequences.next("orders")).first)
-            await client.events.record("taken", number, node_id="orders")
+        async with client.lock("orders", ttl_ms=20_000) as lock:
+            for number in range(WRITES):
+                if number == WRITES // 2:
+                    await half_told.wait()
+                    before = await client.timestamp()
+                    cluster.nodes.kill(leader)
+                taken.append((await client.sequences.next("orders")).first)
+                await client.events.record("taken", number, node_id="orders")
+            lock.check()
+            assert await client.locks.verify("orders", lock.fencing_token)
+        assert await client.timestamp() > before
+        assert await cluster.leader() != leader
         assert taken == [*range(1, WRITES + 1)]
         stored = [event.event_data async for event in client.events.list(node_id="orders")]
         assert stored == [*range(WRITES)]
-
-
-@pytest.mark.timeout(180)
-async def test_the_client_goes_on_when_the_only_node_it_was_given_is_killed(
-    cluster: RunningCluster,
-) -> None:
-    leader = await cluster.leader()
-    async with Client([cluster.nodes.place(leader).url], timeout_ms=30_000) as client:
-        before = await client.timestamp()
         async with asyncio.timeout(30):
-            while len(client.nodes) < 3:
-                await asyncio.sleep(0.02)
-        cluster.nodes.kill(leader)
-        assert await client.timestamp() > before
+            assert await watching == stored

@@ -42,7 +42,13 @@ def test_the_clocks_export_these_names() -> None:
 
 
 def test_the_client_exports_these_names() -> None:
-    assert tidelock.client.__all__ == ["Client"]
+    assert tidelock.client.__all__ == [
+        "Applied",
+        "BlockingClient",
+        "BlockingLock",
+        "Client",
+        "Lock",
+    ]
 
 
 def test_the_errors_are_drawn_in_their_module() -> None:

@@ -1,5 +1,8 @@
-"""The client of a Tidelock cluster."""
+"""The client of a Tidelock cluster: `Client` for asyncio, `BlockingClient` for everything else."""
 
+from tidelock.client.blocking import BlockingClient, BlockingLock
 from tidelock.client.cluster_client import Client
+from tidelock.client.locks import Lock
+from tidelock.client.watching import Applied
 
-__all__ = ["Client"]
+__all__ = ["Applied", "BlockingClient", "BlockingLock", "Client", "Lock"]

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from tidelock.clocks import Relation
+from tidelock.errors import Holder
 
 T = TypeVar("T")
 
@@ -194,6 +195,56 @@ class VectorEvent(ParticipantClock, frozen=True, kw_only=True):
     message: Any = None  # whatever JSON was sent
     relation: Relation | None = None
     created_at: int
+
+
+class LockLease(Answer, frozen=True, kw_only=True):
+    """A lock that is held."""
+
+    name: str
+    owner: str
+    mode: str
+    fencing_token: int
+    expires_at: int
+    """Milliseconds since the epoch, for display."""
+
+
+class LockRelease(Answer, frozen=True, kw_only=True):
+    """A lock that was given back; `released` is false when it had been before."""
+
+    name: str
+    owner: str
+    fencing_token: int
+    released: bool
+
+
+class LockVerdict(Answer, frozen=True, kw_only=True):
+    """Whether a token is that of a lease which runs."""
+
+    valid: bool
+
+
+class Waiter(Answer, frozen=True, kw_only=True):
+    """Who waits for a lock."""
+
+    owner: str
+    mode: str
+
+
+class LockSummary(Answer, frozen=True, kw_only=True):
+    """A lock, and who has held it longest; no holder when it is free."""
+
+    name: str
+    holder: Holder | None
+    fencing_token: int | None
+    holder_count: int
+    queue_length: int
+
+
+class LockView(LockSummary, frozen=True, kw_only=True):
+    """A lock with those who have it, and those who wait in the order of their turns."""
+
+    holders: list[Holder]
+    queue: list[Waiter]
 
 
 class Proposal(Answer, frozen=True, kw_only=True):

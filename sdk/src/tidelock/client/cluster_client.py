@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Final, Self, Unpack
 
 from tidelock.client import resources
 from tidelock.client.answers import Drawn, Topology
+from tidelock.client.locks import Lock, LockMode, Locks
 from tidelock.client.nodes import Nodes
 from tidelock.client.oracle import SharedDraws
 from tidelock.client.resources import Reading
 from tidelock.client.transport import Call, Transport, encode
+from tidelock.client.watching import Applied, Watching
 from tidelock.errors import TidelockError
 
 _LOOK_EVERY_S: Final = 10.0
@@ -60,6 +62,7 @@ class Client:
         self.sequences = resources.Sequences(self._transport)
         self.versions = resources.Versions(self._transport)
         self.vector_clocks = resources.VectorClocks(self._transport)
+        self.locks = Locks(self._transport)
         self.proposals = resources.Proposals(self._transport)
         self.cluster = resources.Cluster(self._transport)
         self.batches = resources.Batches(self._transport)
@@ -80,8 +83,7 @@ class Client:
         self._draws.close()
         if self._looking is not None:
             self._looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._looking
+            await asyncio.wait([self._looking])
         await self._transport.close()
 
     @property
@@ -101,6 +103,44 @@ class Client:
         # Nothing is lost when a request for timestamps is repeated, so it is no write.
         call = Call(method="POST", path="/api/v1/tso", body=encode({"count": count}))
         return await self._transport.call(call, Drawn, **options)
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl_ms: int,
+        wait_ms: int = 0,
+        mode: LockMode = "EXCLUSIVE",
+        owner: str | None = None,
+    ) -> Lock:
+        """Return a lock for one `async with` block.
+
+        The lease of `ttl_ms` is renewed at a third of it; who comes while it is held waits up to
+        `wait_ms`. The owner is unique unless it is given: the same owner enters again.
+
+        Raises, at the block's beginning: LockHeldError; at its end: LockLostError
+        """
+        return Lock(self._transport, name, ttl_ms=ttl_ms, wait_ms=wait_ms, mode=mode, owner=owner)
+
+    def watch(
+        self,
+        *,
+        kinds: Sequence[str] = (),
+        after: str | None = None,
+        silence_ms: int = 15_000,
+    ) -> AsyncIterator[Applied]:
+        """Iterate over what is applied, in order, for ever: from now on, or behind `after`.
+
+        `after` is the `id` of what was told last, or "0" for the oldest that is kept. `kinds` are
+        such as `lock.*` and `timestamp.event`, all unless given. When a node fails or says nothing
+        for `silence_ms` (nodes say something every 5 s), it goes on at another one.
+
+        Raises:
+            CompactedError: what follows is no longer kept.
+            InvalidRequestError: there is no such kind or position.
+        """
+        watching = Watching(self._transport, kinds=kinds, after=after, silence_ms=silence_ms)
+        return watching.run()
 
     def _look_sometimes(self) -> None:
         """See who belongs to the cluster, without anybody waiting for it."""

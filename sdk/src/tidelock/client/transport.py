@@ -37,6 +37,9 @@ _GREATEST_PAUSE_S: Final = 0.5
 _GRACE_S: Final = 0.25
 """A node says at its deadline that the outcome is unknown; that may take a moment to arrive."""
 
+_WAITING_S: Final = 5.0
+"""How long one node is left to wait, before another one is asked to go on with the wait."""
+
 _TRY_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which another attempt may do better."""
 _BUSY: Final = frozenset({408, 429})
@@ -89,6 +92,13 @@ class Transport:
             )
         return self._session
 
+    def use(self) -> aiohttp.ClientSession:
+        """Return the pool for a new call, and let the client see whether the nodes have changed."""
+        session = self.session()
+        if self.on_call is not None:
+            self.on_call()
+        return session
+
     async def close(self) -> None:
         self._closed = True
         if self._session is not None:
@@ -115,10 +125,7 @@ class Transport:
         key = idempotency_key or new_key() if call.writes else None
         if key is not None:
             headers["Idempotency-Key"] = key
-        if self._closed:
-            raise ClientClosedError("the client is closed; make another one")
-        if self.on_call is not None:
-            self.on_call()
+        self.use()
         attempts = _Attempts(self, call, headers, ends_at)
         content = await attempts.run(key)
         return msgspec.json.decode(content, type=answer)
@@ -131,7 +138,8 @@ class Transport:
         Raises:
             _NotSentError, _NoAnswerError
         """
-        patience_s = min(remaining_s, self.attempt_timeout_ms / 1000)
+        longest_s = _WAITING_S if call.waits else self.attempt_timeout_ms / 1000
+        patience_s = min(remaining_s, longest_s)
         sent = dict(headers)
         if not call.waits:
             told_ms = min(GREATEST_TIMEOUT_MS, max(1, int(patience_s * 1000)))
