@@ -11,6 +11,7 @@ EVENT_PATH = "/api/v1/timestamp/event"
 SYNC_PATH = "/api/v1/timestamp/sync"
 EVENTS_PATH = "/api/v1/timestamp/events"
 CLOCK_PATH = "/api/v1/timestamp/clock"
+LOCKS_PATH = "/api/v1/locks"
 TSO_PATH = "/api/v1/tso"
 
 _PAGE = 1000

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import uvloop
 
-from scripts.tidelock_scripts.bench import conflict, failover, growth, in_process, steady, watch
+from scripts.tidelock_scripts.bench import (
+    conflict,
+    failover,
+    growth,
+    in_process,
+    locks,
+    steady,
+    watch,
+)
 from scripts.tidelock_scripts.bench.figures import Figure, as_json, print_figures
 from scripts.tidelock_scripts.bench.setting import Bench, echo_server
 from scripts.tidelock_scripts.local_cluster import ClusterError
@@ -24,6 +32,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "reads": steady.reads,
     "tso": steady.tso,
     "sequences": steady.sequences,
+    "locks": locks.locks,
     "latency": steady.latency,
     "in-process": in_process.in_process,
     "watch": watch.watch,

@@ -10,7 +10,7 @@ import asyncio
 import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -22,6 +22,10 @@ _PAUSE_AFTER_FAILURE_S = 0.005
 _RECONNECT_AFTER_S = 0.02
 
 
+Request = bytes | Callable[[bytes], bytes]
+"""What to send: bytes that were built beforehand, or what to make of the answer before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A server, how many connections to keep to it, and what to send on them, in turn."""
@@ -29,7 +33,7 @@ class Target:
     host: str
     port: int
     connections: int
-    requests: Sequence[bytes]
+    requests: Sequence[Request]
 
 
 @dataclass(slots=True)
@@ -152,7 +156,7 @@ def summary_of(tally: Tally, seconds: float, loader_share: float = 0.0) -> Measu
 class _Caller(asyncio.Protocol):
     """One connection after another to one target."""
 
-    def __init__(self, target: Target, requests: Sequence[bytes], tally: Tally) -> None:
+    def __init__(self, target: Target, requests: Sequence[Request], tally: Tally) -> None:
         self._target = target
         self._requests = requests
         self._tally = tally
@@ -160,6 +164,7 @@ class _Caller(asyncio.Protocol):
         self._turn = 0
         self._begun = 0.0
         self._partial = b""
+        self._answer = b""
         self._waiting = False
         self._stopped = False
         self._reconnecting: asyncio.Task[None] | None = None
@@ -185,7 +190,8 @@ class _Caller(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._stopped:
             return
-        request = self._requests[self._turn]
+        asked = self._requests[self._turn]
+        request = asked if isinstance(asked, bytes) else asked(self._answer)
         self._turn += 1
         if self._turn == len(self._requests):
             self._turn = 0
@@ -201,6 +207,7 @@ class _Caller(asyncio.Protocol):
             self._partial = data
             return
         self._partial = b""
+        self._answer = data
         self._waiting = False
         if data[9:12] == b"200":
             tally = self._tally
