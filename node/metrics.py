@@ -52,3 +52,5 @@ class EngineCollector(Collector):
         yield "tidelock_disk_free_bytes", "Where the state is.", storage.disk_free_bytes
         yield "tidelock_stored_events", "Timestamp events kept.", engine.machine.event_count
         yield "tidelock_idempotency_keys", "Keys remembered.", engine.machine.idempotency_count
+        yield "tidelock_locks", "Locks held, or released just now.", engine.machine.lock_count
+        yield "tidelock_lock_waits", "Requests that wait for a lock.", engine.machine.lock_wait_count
