@@ -61,6 +61,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "EVENT_NOT_FOUND": ProblemKind(404, "No such event is stored"),
     "PARTICIPANT_NOT_FOUND": ProblemKind(404, "No such participant is known"),
     "NOT_A_MEMBER": ProblemKind(404, "No such node belongs to the cluster"),
+    "SYNC_ROUND_NOT_FOUND": ProblemKind(404, "No such round is kept"),
     "PROPOSAL_NOT_FOUND": ProblemKind(404, "No such proposal is kept"),
     "DATA_NOT_FOUND": ProblemKind(404, "Nothing is committed under this key"),
     "TRANSACTION_NOT_FOUND": ProblemKind(404, "No such transaction is known"),
@@ -77,6 +78,8 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "FENCING_TOKEN_STALE": ProblemKind(409, "The fencing token is not that of a lease"),
     "VECTOR_TOO_LARGE": ProblemKind(409, "The vector cannot hold so many participants"),
     "TOO_MANY_SIBLINGS": ProblemKind(409, "The object has too many concurrent values"),
+    "SYNC_ROUND_OPEN": ProblemKind(409, "The round is not closed yet"),
+    "NOT_A_REPORTER": ProblemKind(409, "The participant did not report in the round"),
     "REJECTED": ProblemKind(409, "The proposal was rejected"),
     "PROPOSAL_EXPIRED": ProblemKind(409, "The proposal was not decided in time"),
     "PROPOSAL_ID_TAKEN": ProblemKind(409, "The id belongs to another proposal"),
@@ -121,6 +124,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "LOCK_QUEUE_FULL": ProblemKind(429, "No more can wait for the lock now", retryable=True),
     "LOCK_TABLE_FULL": ProblemKind(429, "No more locks can be held now", retryable=True),
+    "SYNC_REPORTERS_FULL": ProblemKind(429, "No more participants can report now", retryable=True),
     "PROPOSALS_FULL": ProblemKind(
         429, "No more proposals can be undecided at once", retryable=True
     ),

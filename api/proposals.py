@@ -15,7 +15,7 @@ from aiohttp import web
 from msgspec import Raw
 
 from api import json_text, requests
-from api.cluster import Consistency, NoQuorumError, OutcomeUnknownError
+from api.cluster import NoQuorumError, OutcomeUnknownError
 from api.endpoints import (
     BODY_ERRORS,
     CONSISTENCY,
@@ -223,9 +223,7 @@ class Proposals:
 
     async def _row(self, proposal_id: str) -> ProposalRow | None:
         """Return the proposal as this node has it."""
-        timeout_ms = self._service.settings.default_timeout_ms
-        view = await self._service.cluster.read(Consistency.LOCAL, timeout_ms=timeout_ms)
-        return get_proposal(view.reader, proposal_id)
+        return get_proposal((await self._service.own_view()).reader, proposal_id)
 
     async def get_proposal(self, request: web.Request) -> Reply:
         proposal_id = requests.path_name(request, "id")

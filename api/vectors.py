@@ -14,13 +14,12 @@ from api.shapes import PRINTABLE, Answer
 from statemachine.vector_histories import GREATEST_COUNT, GREATEST_PARTICIPANTS
 from tidelock.clocks import Relation
 
+NAME_SCHEMA: Final = {"minLength": 1, "maxLength": GREATEST_NAME_LENGTH, "pattern": PRINTABLE}
+"""Of the name of an entry."""
+
 _SCHEMA: Final = {
     "additionalProperties": {"type": "integer", "minimum": 0, "maximum": GREATEST_COUNT},
-    "propertyNames": {
-        "minLength": 1,
-        "maxLength": GREATEST_NAME_LENGTH,
-        "pattern": PRINTABLE,
-    },
+    "propertyNames": NAME_SCHEMA,
     "maxProperties": GREATEST_PARTICIPANTS,
 }
 

@@ -9,19 +9,22 @@ from typing import Final
 
 from api.routing import NodeState
 from node.cluster import EngineCluster
-from node.config import EventsConfig, WatchConfig
+from node.config import EventsConfig, SyncConfig, WatchConfig
 from node.consensus.engine import Engine
 from statemachine.change_log import has_old_changes
 from statemachine.commands import (
     ActivateVersion,
     AnyCommand,
     ChangeRouting,
+    CloseSyncRound,
     FireTimers,
+    SetSyncInterval,
     TrimChanges,
     TrimEvents,
 )
 from statemachine.outcomes import Applied, ChangesTrimmed, EventsTrimmed
 from statemachine.store import Reader
+from statemachine.sync_rounds import read_reports, should_close, target_of
 from statemachine.timers import due_timers, next_due_ms
 
 logger = logging.getLogger(__name__)
@@ -45,14 +48,17 @@ class Housekeeping:
         reader: Reader,
         events: EventsConfig,
         watch: WatchConfig,
+        sync: SyncConfig,
     ) -> None:
         self._engine = engine
         self._cluster = cluster
         self._reader = reader
         self._events = events
         self._watch = watch
+        self._sync = sync
         self._task: asyncio.Task[None] | None = None
         self._routing: dict[str, tuple[NodeState, str]] = {}
+        self._sync_looked_at = 0.0
         self._events_trimmed_at = 0.0
         self._changes_trimmed_at = 0.0
 
@@ -78,6 +84,7 @@ class Housekeeping:
                 await self._activate_version()
                 await self._fire_timers()
                 await self._record_routing()
+                await self._close_sync_round()
                 await self._trim_events()
                 await self._trim_changes()
             except Exception as error:
@@ -120,6 +127,19 @@ class Housekeeping:
                     for node_id, (state, reason) in changes.items()
                 )
             )
+
+    async def _close_sync_round(self) -> None:
+        """Close the round when somebody is behind."""
+        machine, interval_ms = self._engine.machine, self._sync.interval_ms
+        if machine.sync_interval_ms != interval_ms:
+            await self._propose(SetSyncInterval(interval_ms=interval_ms))
+        now = self._engine.now()
+        if now - self._sync_looked_at < interval_ms / 1000:
+            return
+        self._sync_looked_at = now
+        reports = read_reports(self._reader)
+        if should_close(machine.sync_round, reports, target_of(reports.values())):
+            await self._propose(CloseSyncRound(only_if_behind=True))
 
     async def _trim_events(self) -> None:
         now = self._engine.now()

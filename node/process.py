@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from aiohttp import web
 
@@ -17,6 +17,7 @@ from api.app import build_app
 from api.connections import ApiRunner
 from api.metrics import Metrics
 from api.settings import ApiSettings
+from node.clock_reports import ClockReports
 from node.cluster import EngineCluster
 from node.config import Config
 from node.consensus.disk import DirectoryLock, FileDisk, lock_directory
@@ -47,6 +48,14 @@ _GC_THRESHOLDS = (20_000, 50, 100)
 
 Companion = Callable[[EngineCluster], Coroutine[None, None, None]]
 """Runs beside the API on the node's loop, for as long as the node serves."""
+
+
+class _Work(Protocol):
+    """What a node does by itself while it serves."""
+
+    def start(self) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 class Process:
@@ -80,10 +89,10 @@ class Process:
         engine, links = self._open_engine(loop, storage, disk, clock)
         cluster = EngineCluster(engine, storage, loop)
         cluster.on_damage = self._rebuild_damaged
-        scrub = Scrub(storage, self._rebuild_damaged)
         probe = HttpProbe()
-        housekeeping = Housekeeping(engine, cluster, storage, config.events, config.watch)
-        voting = Voting(engine, cluster, storage)
+        housekeeping = Housekeeping(
+            engine, cluster, storage, config.events, config.watch, config.sync
+        )
         monitor = HealthMonitor(
             node_id=config.node.id,
             settings=config.health,
@@ -91,6 +100,13 @@ class Process:
             compare=lambda node_id: _compare(engine, node_id),
             on_change=housekeeping.routing_changed,
         )
+        work: list[_Work] = [
+            monitor,
+            housekeeping,
+            Voting(engine, cluster, storage),
+            ClockReports(engine, cluster, storage),
+            Scrub(storage, self._rebuild_damaged),
+        ]
         engine.notices.on_configuration.append(
             lambda record: self._members_changed(monitor, record)
         )
@@ -100,10 +116,8 @@ class Process:
         metrics = Metrics()
         metrics.registry.register(EngineCollector(engine, storage))
         runner = await self._serve_api(cluster, monitor, metrics)
-        monitor.start()
-        housekeeping.start()
-        voting.start()
-        scrub.start()
+        for each in work:
+            each.start()
         companion = asyncio.create_task(self._companion(cluster)) if self._companion else None
         gc.collect()
         gc.freeze()
@@ -114,10 +128,8 @@ class Process:
         if companion is not None:
             companion.cancel()
             await asyncio.gather(companion, return_exceptions=True)
-        await scrub.close()
-        await voting.close()
-        await housekeeping.close()
-        await monitor.close()
+        for each in reversed(work):
+            await each.close()
         await probe.close()
         await runner.cleanup()
         engine.stop()

@@ -27,6 +27,9 @@
     D c  key\\0                               committed data
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
     X?                                       global transactions and their row locks
+    X r  name\\0                              the clocks that a participant reported
+    X c  round                             a closed round
+    X n  round  name\\0                       a reporter of it
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -83,6 +86,9 @@ ROW_LOCK_OWNER: Final = b"Xo"
 ROW_LOCK_QUEUE: Final = b"Xq"
 ROW_LOCK_WAIT: Final = b"Xw"
 ROW_LOCK_WAITING_XID: Final = b"Xx"
+SYNC_REPORT: Final = b"Xr"
+SYNC_ROUND: Final = b"Xc"
+SYNC_NODE: Final = b"Xn"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

@@ -39,6 +39,7 @@ from statemachine.sequences import advance
 from statemachine.sessions import Sessions
 from statemachine.state import UnsupportedStateError, encode_state, load_state
 from statemachine.store import Store
+from statemachine.sync_rounds import SyncRounds
 from statemachine.tickets import LEAST_KEPT_MS, Ticket, TicketKind, Tickets
 from statemachine.timers import TimerKind
 from statemachine.timestamps import EventRecorder
@@ -137,6 +138,9 @@ class Machine:
         self._vectors = VectorClocks(
             state, self._writes, lists, self._histories, self._participants
         )
+        self._sync_rounds = SyncRounds(
+            state, self._writes, self._changes, self._participants, self._vectors
+        )
 
     @property
     def applied_index(self) -> int:
@@ -195,6 +199,16 @@ class Machine:
     def lock_wait_count(self) -> int:
         """Acquires that wait for their turn."""
         return self._state.lock_wait_count
+
+    @property
+    def sync_round(self) -> int:
+        """The synchronisation round that gathers reports."""
+        return self._state.sync_round
+
+    @property
+    def sync_interval_ms(self) -> int:
+        """The interval of synchronisation rounds that leaders agreed on."""
+        return self._state.sync_interval_ms
 
     @property
     def proposals_revision(self) -> tuple[int, int]:
@@ -419,6 +433,14 @@ class Machine:
                 return self._vectors.send(command, place)
             case commands.ReceiveMessage():
                 return self._vectors.receive(command, place)
+            case commands.ReportClock():
+                return self._sync_rounds.report(command, place)
+            case commands.CloseSyncRound():
+                return self._sync_rounds.close(command, place)
+            case commands.AcknowledgeSync():
+                return self._sync_rounds.acknowledge(command, place)
+            case commands.SetSyncInterval():
+                return self._sync_rounds.set_interval(command)
             case commands.ProposeData():
                 return self._proposals.propose(command, place)
             case commands.VoteProposals():
@@ -467,6 +489,8 @@ class Machine:
                 self._locks.forget_release(timer_id, place)
             case TimerKind.MESSAGE_EXPIRY:
                 self._vectors.forget_message(due_ms, timer_id)
+            case TimerKind.SYNC_REPORT_EXPIRY:
+                self._sync_rounds.expire(due_ms, timer_id)
             case TimerKind.PROPOSAL_EXPIRY:
                 self._proposals.forget(timer_id)
             case TimerKind.GLOBAL_TIMEOUT:

@@ -109,6 +109,14 @@ class Participants:
         if not participant.active:
             self.set_active(node_id, participant, True, place)
 
+    def raise_lamport(self, node_id: str, lamport: int) -> None:
+        """Raise the Lamport clock of a participant that is known; it never decreases."""
+        participant = self.find(node_id)
+        assert participant is not None, "who names a participant looks for it first"
+        if participant.known and participant.lamport < lamport:
+            participant.lamport = lamport
+            self.changed[node_id] = participant
+
     def save(self) -> None:
         """Write the rows that the entry changed."""
         for participant in self.changed.values():

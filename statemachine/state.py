@@ -39,6 +39,10 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Stored events."""
     idempotency_count: int = 0
     """Remembered idempotency keys."""
+    sync_round: int = 1
+    """The round that gathers reports."""
+    sync_interval_ms: int = 10_000
+    """The leaders' `sync.interval_ms`."""
     undecided_proposals: int = 0
     decided_proposals: int = 0
     """Those that are still kept."""

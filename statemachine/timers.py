@@ -40,6 +40,8 @@ class TimerKind(enum.IntEnum):
     """The id is the xid of a transaction that nobody has decided."""
     GLOBAL_RETENTION = 31
     """The id is the xid of a transaction that has ended."""
+    SYNC_REPORT_EXPIRY = 21
+    """The id is the terminated name of the participant that reported."""
 
 
 def arm(writes: WriteBuffer, due_ms: int, kind: TimerKind, timer_id: bytes) -> None:

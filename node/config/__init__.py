@@ -22,6 +22,7 @@ from node.config.sections import (
     RaftConfig,
     SecurityConfig,
     StorageConfig,
+    SyncConfig,
     WatchConfig,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "RaftConfig",
     "SecurityConfig",
     "StorageConfig",
+    "SyncConfig",
     "WatchConfig",
     "load",
     "load_for_process",

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from node.config.address import Address
 from statemachine.commands import MAX_ENTRY_BYTES
+from statemachine.sync_rounds import GREATEST_INTERVAL_MS, LEAST_INTERVAL_MS
 
 Value = TypeVar("Value")
 
@@ -350,6 +351,20 @@ class WatchConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SyncConfig:
+    """Synchronisation rounds of participants' clocks."""
+
+    interval_ms: int = setting(
+        10_000,
+        "How often a round is closed by itself when somebody is behind, and how often a node "
+        "reports its own clocks. A participant that is silent for three intervals counts no more. "
+        "The leader's value counts.",
+        minimum=LEAST_INTERVAL_MS,
+        maximum=GREATEST_INTERVAL_MS,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     """The failure detector: each node checks every other one over HTTP."""
 
@@ -427,6 +442,7 @@ class Config:
     http: HttpConfig = dataclasses.field(default_factory=HttpConfig)
     events: EventsConfig = dataclasses.field(default_factory=EventsConfig)
     watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
+    sync: SyncConfig = dataclasses.field(default_factory=SyncConfig)
     health: HealthConfig = dataclasses.field(default_factory=HealthConfig)
     clock: ClockConfig = dataclasses.field(default_factory=ClockConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)

@@ -13,6 +13,7 @@ from statemachine.changes.proposals import (
     ProposalRejected,
     ProposalVoted,
 )
+from statemachine.changes.synchronisation import SyncClosed, SyncSynchronised
 from statemachine.changes.transactions import GlobalChanged
 
 AnyChange = (
@@ -22,6 +23,8 @@ AnyChange = (
     | LockGranted
     | LockReleased
     | LockExpired
+    | SyncClosed
+    | SyncSynchronised
     | ProposalProposed
     | ProposalVoted
     | ProposalCommitted
@@ -43,4 +46,6 @@ __all__ = [
     "ProposalRejected",
     "ProposalVoted",
     "RoutingChanged",
+    "SyncClosed",
+    "SyncSynchronised",
 ]

@@ -12,8 +12,8 @@ class Change(
 ):
     """The base of what watchers are told. Tags follow the rules of commands.
 
-    A field is an integer, a text, a boolean, None, or a tuple or struct of these: a watcher gets it
-    as JSON under the same name in camel case.
+    A field is an integer, a text, a boolean, None, a vector of names and integers, or a tuple or
+    struct of these: a watcher gets it as JSON under the same name in camel case.
     """
 
     kind: ClassVar[str]

@@ -37,6 +37,12 @@ from statemachine.commands.proposals import (
     VoteProposals,
 )
 from statemachine.commands.sequences import AdvanceSequence
+from statemachine.commands.synchronisation import (
+    AcknowledgeSync,
+    CloseSyncRound,
+    ReportClock,
+    SetSyncInterval,
+)
 from statemachine.commands.timestamps import (
     JoinParticipant,
     LeaveParticipant,
@@ -61,6 +67,7 @@ __all__ = [
     "ENTRY_FORMAT",
     "MAX_ENTRY_BYTES",
     "AbandonLock",
+    "AcknowledgeSync",
     "AcquireLock",
     "ActivateVersion",
     "AdvanceSequence",
@@ -69,6 +76,7 @@ __all__ = [
     "BeginGlobal",
     "CancelWait",
     "ChangeRouting",
+    "CloseSyncRound",
     "Command",
     "DecideGlobal",
     "DecideProposal",
@@ -89,11 +97,13 @@ __all__ = [
     "RenewLock",
     "ReportBranch",
     "ReportCalls",
+    "ReportClock",
     "ReportedCall",
     "Request",
     "ReserveTimestamps",
     "RunGlobal",
     "SendMessage",
+    "SetSyncInterval",
     "Step",
     "SyncClock",
     "TickHybridClock",

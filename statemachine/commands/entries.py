@@ -19,6 +19,12 @@ from statemachine.commands.locks import AbandonLock, AcquireLock, ReleaseLock, R
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import DecideProposal, ProposeData, VoteProposals
 from statemachine.commands.sequences import AdvanceSequence
+from statemachine.commands.synchronisation import (
+    AcknowledgeSync,
+    CloseSyncRound,
+    ReportClock,
+    SetSyncInterval,
+)
 from statemachine.commands.timestamps import (
     JoinParticipant,
     LeaveParticipant,
@@ -77,6 +83,10 @@ AnyCommand = (
     | TickVector
     | SendMessage
     | ReceiveMessage
+    | ReportClock
+    | CloseSyncRound
+    | AcknowledgeSync
+    | SetSyncInterval
     | ProposeData
     | VoteProposals
     | DecideProposal

@@ -29,6 +29,12 @@ from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VoteCast, VotesCounted
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.sequences import SequenceAdvanced
+from statemachine.outcomes.synchronisation import (
+    ClockReported,
+    SyncAcknowledged,
+    SyncIntervalSet,
+    SyncRoundClosed,
+)
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
 from statemachine.outcomes.transactions import (
     BranchRegistered,
@@ -52,6 +58,7 @@ __all__ = [
     "BranchReported",
     "CallsReported",
     "ChangesTrimmed",
+    "ClockReported",
     "EventRecorded",
     "EventsTrimmed",
     "GlobalAnswered",
@@ -74,6 +81,9 @@ __all__ = [
     "RowLockHolder",
     "SequenceAdvanced",
     "Sibling",
+    "SyncAcknowledged",
+    "SyncIntervalSet",
+    "SyncRoundClosed",
     "TimersFired",
     "TimestampsReserved",
     "UnitOutcome",

@@ -19,6 +19,12 @@ from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
 from statemachine.outcomes.sequences import SequenceAdvanced
+from statemachine.outcomes.synchronisation import (
+    ClockReported,
+    SyncAcknowledged,
+    SyncIntervalSet,
+    SyncRoundClosed,
+)
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
 from statemachine.outcomes.transactions import (
     BranchRegistered,
@@ -47,6 +53,10 @@ AnyResult = (
     | VersionAdvanced
     | VectorAdvanced
     | ObjectWritten
+    | ClockReported
+    | SyncRoundClosed
+    | SyncAcknowledged
+    | SyncIntervalSet
     | ProposalDecided
     | VotesCounted
     | GlobalAnswered

@@ -1,4 +1,7 @@
-"""Three real node processes for tests that nothing less can stand for."""
+"""Three node processes for a whole module of tests, each asked by itself and exactly once.
+
+`running_cluster` is for tests whose clients go on at another node.
+"""
 
 from __future__ import annotations
 

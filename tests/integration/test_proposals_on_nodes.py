@@ -40,25 +40,6 @@ def has_said_all(found: Any, node_id: str) -> bool:
     return accepted and found["appliedBy"].get(node_id) == found["index"]
 
 
-async def test_use_case_5_2_synchronisation_of_data_by_agreement(nodes: Nodes) -> None:
-    """A primary proposes, every node votes, all of them apply what was committed."""
-    voters = ["n1", "n2", "n3"]
-    # 数据更新提议, 投票阶段: {id: 123, data: "update_value", timestamp: 1001}, 3/3 节点同意.
-    answered = await nodes.call(
-        "n2", "POST", PROPOSALS, {"id": 123, "data": "update_value", "timestamp": 1001}
-    )
-    assert answered.status == 200
-    decided = answered.body
-    assert (decided["id"], decided["status"]) == (123, "COMMITTED")
-    assert decided["votes"] == dict.fromkeys(voters, "ACCEPT")
-    # 提交阶段: 应用数据更新, 提交完成, 全局提交完成.
-    assert decided["appliedBy"] == dict.fromkeys(voters, decided["index"])
-    for node_id in voters:
-        data = await nodes.get(node_id, f"{COMMITTED}/123?consistency=local")
-        assert (data["data"], data["timestamp"]) == ("update_value", 1001)
-        assert (data["index"], data["term"]) == (decided["index"], decided["term"])
-
-
 async def test_any_node_takes_proposals_and_all_vote(nodes: Nodes) -> None:
     for node_id in nodes.names:
         decided = await nodes.post(node_id, PROPOSALS, proposal(f"by-{node_id}"))

@@ -105,7 +105,7 @@ def test_the_mistakes_shown_in_the_document_are_reported_in_these_words(tmp_path
     file.write_text(
         SAMPLE.read_text(encoding="utf-8")
         .replace("# election_timeout_min_ms = 300", "election_timeout_min_ms = 100")
-        .replace("# interval_ms", "intervall_ms"),
+        .replace("# interval_ms = 1000\n", "intervall_ms = 1000\n"),
         encoding="utf-8",
     )
     with pytest.raises(ConfigError) as caught:

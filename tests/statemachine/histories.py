@@ -7,6 +7,7 @@ import random
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
     AbandonLock,
+    AcknowledgeSync,
     AcquireLock,
     ActivateVersion,
     AdvanceSequence,
@@ -14,6 +15,7 @@ from statemachine.commands import (
     Ballot,
     CancelWait,
     ChangeRouting,
+    CloseSyncRound,
     DecideProposal,
     FireTimers,
     IdempotencyKey,
@@ -27,9 +29,11 @@ from statemachine.commands import (
     RecordEvent,
     ReleaseLock,
     RenewLock,
+    ReportClock,
     Request,
     ReserveTimestamps,
     SendMessage,
+    SetSyncInterval,
     SyncClock,
     TickHybridClock,
     TickVector,
@@ -80,6 +84,8 @@ def _request(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> Request:
         text = str(drawn.randrange(30))
         key = IdempotencyKey(drawn.choice("pq"), text, digest, drawn.choice([0, 9_000, 900_000]))
     wanted = [_command(drawn, wall_ms, elapsed_ms) for _ in range(drawn.randrange(4))]
+    if drawn.random() < 0.3:
+        wanted.append(_sync_command(drawn))
     if drawn.random() < 0.1:
         wanted += _about_proposals(drawn, f"p{drawn.randrange(50)}")
     return Request(elapsed_ms + drawn.choice([-1, 0, 5_000, 900_000]), key, tuple(wanted))
@@ -185,6 +191,21 @@ def _vector(drawn: random.Random) -> dict[str, int]:
     return {name: drawn.choice([0, 1, 5, drawn.randrange(99)]) for name in names} | (
         {"": 1} if drawn.random() < 0.05 else {}
     )
+
+
+def _sync_command(drawn: random.Random) -> AnyCommand:
+    name = drawn.choice(NAMES)
+    match drawn.randrange(8):
+        case 0:
+            return CloseSyncRound(only_if_behind=drawn.random() < 0.7)
+        case 1 | 2:
+            return AcknowledgeSync(round=drawn.randrange(9), node_id=name)
+        case 3:
+            return SetSyncInterval(interval_ms=drawn.choice([1, 900_000]))
+        case _:
+            lamport = drawn.choice([drawn.randrange(99), drawn.randrange(10**6)])
+            own = drawn.random() < 0.3
+            return ReportClock(node_id=name, lamport=lamport, vector=_vector(drawn), own=own)
 
 
 def _about_proposals(drawn: random.Random, proposal_id: str) -> list[AnyCommand]:

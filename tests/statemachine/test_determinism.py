@@ -14,11 +14,13 @@ from statemachine import machine as machine_module
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
     AbandonLock,
+    AcknowledgeSync,
     ActivateVersion,
     AdvanceSequence,
     Ballot,
     CancelWait,
     ChangeRouting,
+    CloseSyncRound,
     Command,
     DecideProposal,
     FireTimers,
@@ -27,8 +29,10 @@ from statemachine.commands import (
     ObserveHybridTime,
     ProposeData,
     RecordEvent,
+    ReportClock,
     Request,
     ReserveTimestamps,
+    SetSyncInterval,
     TickHybridClock,
     TrimEvents,
     VoteProposals,
@@ -52,7 +56,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "5e31c91015dc66f7a7524600304b25f258bf22370c7d40f2f5b3f305a08cda91"
+GOLDEN_DIGEST = "6062d095bbc94a7bb97d206619952678608e3afacaa53b8fa008c12cfabd7bec"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:
@@ -86,7 +90,7 @@ def test_a_log_that_fires_timers_leaves_little_behind(seed: int) -> None:
     store, _ = replay(with_firings(random_log(seed, 150)))
     prefixes = {key[:1] for key, _ in store.items()}
     assert prefixes >= {b"M", b"P", b"R", b"S", b"U", b"T", b"V", b"Y"}
-    assert {key[:2] for key, _ in store.items()} >= {b"Dp", b"De", b"Do", b"Dc"}
+    assert {key[:2] for key, _ in store.items()} >= {b"Dp", b"De", b"Do", b"Dc", b"Xc"}
     keyed = [key for key, _ in store.items() if key[:1] in b"I"]
     sessions = [key for key, _ in store.items() if key[:1] in b"S"]
     tickets = [key for key, _ in store.items() if key[:1] in b"W"]
@@ -94,7 +98,8 @@ def test_a_log_that_fires_timers_leaves_little_behind(seed: int) -> None:
     armed = [key for key, _ in store.items() if key[:1] in b"T"]
     leases = assert_locks_intact(store)
     decided = [key for key, _ in store.items() if key[:2] == b"De"]
-    expiring = [*keyed, *sessions, *tickets, *leases, *received, *decided]
+    reports = [key for key, _ in store.items() if key[:2] == b"Xr"]
+    expiring = [*keyed, *sessions, *tickets, *leases, *received, *decided, *reports]
     assert len(armed) == len(expiring)
     assert Machine(store).idempotency_count == len(keyed)
     assert Machine(store).event_count == len([key for key, _ in store.items() if key[:1] in b"e"])
@@ -212,6 +217,7 @@ def test_the_digest_never_changes_between_releases(monkeypatch: pytest.MonkeyPat
         log.send(acquire("f", "a"), acquire("s", "e", wait_ms=1))
     log.unit(5_000, [log.request(record())])
     log.unit(0, [log.request(record())])
+    synchronise_in_every_way(log)
     propose_in_every_way(log)
     log.wait(5_000_000)
     log.fire_due()
@@ -223,6 +229,21 @@ def test_the_digest_never_changes_between_releases(monkeypatch: pytest.MonkeyPat
         patched.setattr(gates, "SINCE", since)
         log.send(record())
     assert log.machine.digest.hex() == GOLDEN_DIGEST
+
+
+def synchronise_in_every_way(log: Log) -> None:
+    log.send(
+        ReportClock(node_id="a", lamport=9, vector={"b": 1, "a": 2}, own=True),
+        ReportClock(node_id="b", lamport=3, vector={"b": 4}, own=False),
+        ReportClock(node_id="b", lamport=-1, vector={}, own=False),
+        ReportClock(node_id="b", lamport=2**63 - 1, vector={}, own=False),
+        ReportClock(node_id="b", lamport=1, vector={f"n{at}": 1 for at in range(200)}, own=False),
+        CloseSyncRound(only_if_behind=True),
+        CloseSyncRound(only_if_behind=True),
+        *(AcknowledgeSync(round=at, node_id=name) for at in range(1, 4) for name in "abc"),
+        SetSyncInterval(interval_ms=50),
+        SetSyncInterval(interval_ms=0),
+    )
 
 
 def propose_in_every_way(log: Log) -> None:

@@ -9,12 +9,14 @@ import pytest
 from statemachine import gates
 from statemachine.commands import (
     AbandonLock,
+    AcknowledgeSync,
     ActivateVersion,
     AdvanceSequence,
     AnyCommand,
     BeginGlobal,
     CancelWait,
     ChangeRouting,
+    CloseSyncRound,
     Command,
     DecideGlobal,
     DecideProposal,
@@ -27,8 +29,10 @@ from statemachine.commands import (
     RegisterBranch,
     ReportBranch,
     ReportCalls,
+    ReportClock,
     ReserveTimestamps,
     RunGlobal,
+    SetSyncInterval,
     TickHybridClock,
     TrimChanges,
     TrimEvents,
@@ -86,6 +90,10 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         tick(),
         send(),
         receive("a", {"b": 1}, "m"),
+        ReportClock(node_id="a", lamport=1, vector={"a": 1}, own=False),
+        CloseSyncRound(only_if_behind=False),
+        AcknowledgeSync(round=1, node_id="a"),
+        SetSyncInterval(interval_ms=500),
         ProposeData(
             proposal_id="p",
             integer_id=False,
@@ -157,14 +165,14 @@ def test_a_command_is_done_exactly_from_its_version_on(
 ) -> None:
     log.do(ActivateVersion(version=active))
     monkeypatch.setitem(gates.SINCE, kind, since)
-    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQWD"]
+    rows = [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQWDX"]
     outcome = log.do(SAMPLES[kind])
     if active >= since:
         refused = isinstance(outcome, Rejected) and outcome.code
         assert refused is not RejectionCode.VERSION_NOT_ACTIVE
     else:
         assert code(outcome) is RejectionCode.VERSION_NOT_ACTIVE
-        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQWD"] == rows
+        assert [row for row in log.store.items() if row[0][:1] in b"eLNPRITKQWDX"] == rows
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,13 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         "9519a16e82a162cd012ca16101a16dc400",
     ),
     (
+        commands.ReportClock(node_id="n", lamport=300, vector={"b": 300, "a": 1}, own=True),
+        "9528a16ecd012c82a162cd012ca16101c3",
+    ),
+    (commands.CloseSyncRound(only_if_behind=True), "9229c3"),
+    (commands.AcknowledgeSync(round=300, node_id="n"), "932acd012ca16e"),
+    (commands.SetSyncInterval(interval_ms=300), "922ecd012c"),
+    (
         commands.ProposeData(
             proposal_id="p",
             integer_id=True,
@@ -218,6 +225,13 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
         ),
         "9416a16b82a16101a162cd012c9193a162cd012cc4027b7d",
     ),
+    (
+        outcomes.ClockReported(round=5, target_lamport=300, target_vector={"a": 1}),
+        "942805cd012c81a16101",
+    ),
+    (outcomes.SyncRoundClosed(round=300, closed=True), "9329cd012cc3"),
+    (outcomes.SyncAcknowledged(round=300, node_id="n", synchronised=False), "942acd012ca16ec2"),
+    (outcomes.SyncIntervalSet(interval_ms=300), "922dcd012c"),
     (
         outcomes.ProposalDecided(
             proposal_id="p",
