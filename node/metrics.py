@@ -53,4 +53,4 @@ class EngineCollector(Collector):
         yield "tidelock_stored_events", "Timestamp events kept.", engine.machine.event_count
         yield "tidelock_idempotency_keys", "Keys remembered.", engine.machine.idempotency_count
         yield "tidelock_locks", "Locks held, or released just now.", engine.machine.lock_count
-        yield "tidelock_lock_waits", "Requests that wait for a lock.", engine.machine.lock_wait_count
+        yield "tidelock_lock_waits", "Who waits for a lock.", engine.machine.lock_wait_count
