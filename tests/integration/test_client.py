@@ -10,6 +10,7 @@ import pytest
 
 from api.cluster import NoQuorumError as NoQuorum
 from api.cluster import OutcomeUnknownError as OutcomeUnknown
+from api.cluster import StorageFullError as StorageFull
 from tests.integration.serving import Api, serving
 from tidelock.client import Client
 from tidelock.clocks import Relation
@@ -143,14 +144,15 @@ async def test_no_quorum_is_no_unknown_outcome(api: Api, client: Client) -> None
     assert max(api.cluster.timeouts_ms) <= 200
 
 
+@pytest.mark.parametrize("refusal", [NoQuorum(), StorageFull()], ids=["quorum", "storage"])
 async def test_a_refusal_after_an_unknown_outcome_by_the_node_alone_decides_nothing(
-    api: Api, client: Client
+    api: Api, client: Client, refusal: Exception
 ) -> None:
     api.cluster.fault = OutcomeUnknown()
     taking = asyncio.create_task(client.sequences.next("s", timeout_ms=300))
     while not api.cluster.timeouts_ms:
         await asyncio.sleep(0)
-    api.cluster.fault = NoQuorum()
+    api.cluster.fault = refusal
     with pytest.raises(OutcomeUnknownError):
         await taking
 

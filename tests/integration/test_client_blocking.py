@@ -39,6 +39,26 @@ async def test_threads_share_a_client_that_blocks() -> None:
         await asyncio.to_thread(work, api.port)
 
 
+async def test_a_thread_that_waits_is_told_that_the_client_was_closed() -> None:
+    def work(port: int) -> None:
+        address = f"127.0.0.1:{port}"
+        with (
+            ThreadPoolExecutor(1) as threads,
+            BlockingClient([address], discover=False) as other,
+            other.lock("l", ttl_ms=60_000),
+        ):
+            client = BlockingClient([address], discover=False)
+            waiting = threads.submit(client.lock("l", ttl_ms=60_000, wait_ms=60_000).__enter__)
+            while other.run(lambda c: c.locks.get("l")).queue_length == 0:
+                pass
+            client.close()
+            with pytest.raises(ClientClosedError):
+                waiting.result(timeout=20)
+
+    async with serving() as api:
+        await asyncio.to_thread(work, api.port)
+
+
 async def test_a_child_process_has_connections_of_its_own() -> None:
     def work(port: int) -> None:
         with BlockingClient([f"127.0.0.1:{port}"], discover=False) as client:

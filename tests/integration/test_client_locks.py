@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from api.cluster import NoQuorumError as NoQuorum
+from statemachine.commands import AnyCommand, IdempotencyKey
+from statemachine.outcomes import RequestOutcome
+from tests.integration.local_cluster import LocalCluster
 from tests.integration.serving import Api, serving
 from tidelock.client import Client, Lock
 from tidelock.errors import FencingTokenStaleError, LockHeldError, LockLostError
@@ -74,6 +77,28 @@ async def test_a_grant_that_was_waited_for_longer_than_its_lease_is_renewed_at_o
         await queued(client, "l")
         await asyncio.sleep(2.1)
     assert await waiting > 0
+
+
+class SlowCluster(LocalCluster):
+    """Grants at once, and answers late."""
+
+    async def propose(
+        self,
+        commands: Sequence[AnyCommand],
+        *,
+        timeout_ms: int,
+        idempotency: IdempotencyKey | None = None,
+    ) -> RequestOutcome:
+        outcome = await super().propose(commands, timeout_ms=timeout_ms, idempotency=idempotency)
+        await asyncio.sleep(0.3)
+        return outcome
+
+
+async def test_a_holder_counts_from_the_moment_it_asked() -> None:
+    async with serving(SlowCluster()) as api:
+        client = Client([f"127.0.0.1:{api.port}"], discover=False)
+        async with client, client.lock("l", ttl_ms=LONG_MS) as lock:
+            assert lock.remaining_ms <= LONG_MS - 300
 
 
 async def test_a_lock_is_renewed_while_its_block_lasts(api: Api, client: Client) -> None:

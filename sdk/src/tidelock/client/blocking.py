@@ -7,17 +7,20 @@ its own at the first call; those of the parent stay the parent's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from tidelock.client.answers import Drawn, Event, Taken
 from tidelock.client.cluster_client import Client
 from tidelock.client.locks import Lock, LockMode
+from tidelock.client.nodes import Nodes
 from tidelock.client.resources import Reading, Writing
 from tidelock.client.watching import Applied
 from tidelock.errors import ClientClosedError, LockLostError
@@ -34,6 +37,8 @@ class _Engine:
 
     def __init__(self, make: Callable[[], Client]) -> None:
         self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tidelock", daemon=True)
         self._thread.start()
@@ -50,19 +55,37 @@ class _Engine:
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("a blocking call within the client's own loop would never return")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise ClientClosedError("the client is closed; make another one")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise ClientClosedError("the client was closed before the answer") from None
         except BaseException:
             # Interrupted: nobody waits for it any more.
             future.cancel()
             raise
 
     def close(self) -> None:
-        self.run(self.client.close())
+        """End what is under way, then the thread."""
+        with self._lock:
+            self._closed = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        ended.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        await self.client.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
 
 _INHERITED: Final[list[_Engine]] = []
@@ -81,7 +104,12 @@ class BlockingClient:
         attempt_timeout_ms: int = 2_000,
         discover: bool = True,
     ) -> None:
-        """Take what `Client` takes; connections are made at the first call."""
+        """Take what `Client` takes; connections are made at the first call.
+
+        Raises:
+            ValueError: an address is none.
+        """
+        Nodes(addresses)
         self._make = lambda: Client(
             addresses,
             timeout_ms=timeout_ms,
@@ -144,7 +172,8 @@ class BlockingClient:
                     return
                 yield item
         finally:
-            engine.run(end())
+            with contextlib.suppress(ClientClosedError):
+                engine.run(end())
 
     def timestamp(self) -> int:
         """Return a timestamp of the oracle; threads that ask at the same time share a request."""

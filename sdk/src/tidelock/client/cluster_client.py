@@ -79,7 +79,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; who still waits for a timestamp is cancelled."""
+        """Close the connections; who still waits gets `ClientClosedError`."""
         self._draws.close()
         if self._looking is not None:
             self._looking.cancel()

@@ -125,7 +125,8 @@ class Lock:
     def fencing_token(self) -> int:
         """Greater than that of every earlier grant; to be sent along to the resource.
 
-        Raises: LockLostError: the lock was never held.
+        Raises:
+            LockLostError: the lock was never held.
         """
         if self._fencing_token is None:
             raise LockLostError(f"lock {self.name!r} is not held; enter its block first")
@@ -146,6 +147,8 @@ class Lock:
             )
 
     async def __aenter__(self) -> Self:
+        if self._fencing_token is not None:
+            raise RuntimeError(f"lock {self.name!r} was used for a block; ask for another one")
         await self._acquire()
         self._renewing = asyncio.create_task(self._keep())
         return self

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tidelock.client.answers import Drawn
+from tidelock.errors import ClientClosedError
 
 MOST_AT_ONCE: Final = 10_000
 
@@ -39,11 +40,15 @@ class SharedDraws:
         return await mine
 
     def close(self) -> None:
-        """Let those who wait go."""
+        """Tell those who wait that the client is closed."""
         if self._serving is not None:
             self._serving.cancel()
-        for each in self._waiting:
-            each.cancel()
+        self._dismiss(self._waiting)
+
+    def _dismiss(self, waiting: list[asyncio.Future[int]]) -> None:
+        for each in waiting:
+            if not each.done():
+                each.set_exception(ClientClosedError("the client was closed before the answer"))
 
     async def _serve(self) -> None:
         served: list[asyncio.Future[int]] = []
@@ -60,8 +65,7 @@ class SharedDraws:
                     await self._serve_these(served)
         finally:
             self._serving = None
-            for each in served:
-                each.cancel()
+            self._dismiss(served)
 
     async def _serve_these(self, served: list[asyncio.Future[int]]) -> None:
         try:
