@@ -72,13 +72,14 @@ def test_a_follower_whose_log_ends_where_the_leaders_begins_needs_no_snapshot() 
     behind, helper = others(cluster, leader)
     follower = cluster.engine(behind)
     assert follower is not None
+    name = leader.identity.node_id
+    # It gets an entry, and neither says so nor hears that the entry is committed.
+    cluster.network.cut.update([(behind, name), (helper, name)])
     propose(cluster, leader)
-    # It holds the last entry; it has neither said so nor heard that the entry is committed.
     last = leader.raft.commit_index + 1
     cluster.wait_for(lambda: follower.journal.last()[0] == last, 5.0, "the follower has the entry")
-    name = leader.identity.node_id
-    cut = [(name, behind), (behind, name)]
-    cluster.network.cut.update(cut)
+    cluster.network.cut.add((name, behind))
+    cluster.network.heal([(helper, name)])
     cluster.wait_for(lambda: leader.raft.last_applied == last, 5.0, "the entry is applied")
     assert follower.raft.commit_index < last
 
@@ -88,6 +89,7 @@ def test_a_follower_whose_log_ends_where_the_leaders_begins_needs_no_snapshot() 
         leader.replication.on_compacted()
         # Somebody else makes the leader hold a copy of its state as it is now.
         leader.replication.progress(helper).needs_snapshot = True
+        leader.snapshots.feed(leader.now())
 
     cluster.run_as(name, compact_and_copy)
     cluster.wait_for(
@@ -95,7 +97,7 @@ def test_a_follower_whose_log_ends_where_the_leaders_begins_needs_no_snapshot() 
     )
     record(cluster, 3)
     cluster.network.reset(name, behind)
-    cluster.network.heal(cut)
+    cluster.network.heal([(name, behind), (behind, name)])
     settle(cluster)
     assert follower.counters["snapshots_installed"] == 0
 
