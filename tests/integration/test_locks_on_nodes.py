@@ -162,7 +162,8 @@ async def serve_in_order(nodes: Nodes, name: str, length: int) -> None:
     """Let so many clients wait at three nodes; each releases when its turn comes."""
     await nodes.put_right()
     lock = Lock(nodes, name)
-    first = granted(await lock.acquire("n1", "first"), "first")
+    # Nobody is served before all of them wait.
+    first = granted(await lock.acquire("n1", "first", ttl_ms=3_600_000), "first")
     served: list[tuple[int, int]] = []
 
     async def wait(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
