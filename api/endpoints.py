@@ -131,6 +131,8 @@ class Endpoint:
     timed: bool = False
     """It takes `Tidelock-Timeout-Ms`."""
     media_type: str = "application/json"
+    text_media_type: str | None = None
+    """Of a text that it answers with instead, when the query says so."""
     streams: bool = False
     """Its answer goes on until the client leaves, so that nothing may wait for its end."""
 

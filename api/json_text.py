@@ -23,6 +23,8 @@ GREATEST_DEPTH: Final = 64
 LEAST_INTEGER: Final = -(2**63)
 GREATEST_INTEGER: Final = 2**64 - 1
 
+_MANY: Final = 32
+
 T = TypeVar("T")
 
 _decode_anything: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
@@ -71,6 +73,11 @@ def _count_keys(tree: Any) -> int:
                 values = node.values()
             else:
                 values = node if type(node) is list else (node,)
+            # Many numbers beside each other are a vector: one look at all of them.
+            if len(values) > _MANY and set(map(type, values)) == {int}:
+                if min(values) < LEAST_INTEGER or max(values) > GREATEST_INTEGER:
+                    raise _BeyondLimitsError
+                continue
             for value in values:
                 kind = type(value)
                 if kind is dict or kind is list:

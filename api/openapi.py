@@ -272,6 +272,9 @@ def _responses(endpoint: Endpoint, described: _Described) -> Json:
             "content": {endpoint.media_type: content},
         }
     }
+    if endpoint.text_media_type is not None:
+        content = responses[str(endpoint.status)]["content"]
+        content[endpoint.text_media_type.partition(";")[0]] = {"schema": {"type": "string"}}
     codes: dict[int, list[str]] = {}
     for code in _codes(endpoint):
         codes.setdefault(KINDS[code].status, []).append(code)

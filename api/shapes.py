@@ -25,6 +25,11 @@ PRINTABLE: Final = f"^[^{_UNPRINTABLE}]*{END}"
 to release, and a schema has no word for it.
 """
 
+PRINTABLE_COMMA_LIST: Final = (
+    f"^[^{_UNPRINTABLE},]{{1,128}}(?:,[^{_UNPRINTABLE},]{{1,128}}){{0,99}}{END}"
+)
+"""The same for a list of up to 100 names with commas between them."""
+
 Name = Annotated[
     str,
     msgspec.Meta(

@@ -235,15 +235,16 @@ class _Document:
     def _answered(self, operation: Json) -> Iterator[Markup]:
         problems: list[Markup] = []
         for status, response in operation["responses"].items():
-            ((media_type, content),) = response["content"].items()
             phrase = f"{status} {HTTPStatus(int(status)).phrase}"
             if int(status) < HTTPStatus.BAD_REQUEST:
                 yield element("h4", "Answer ", element("span", phrase, class_="status"))
-                if media_type == "application/json":
-                    yield self._whole(content["schema"], answered=True)
-                else:
-                    yield element("p", "Of type ", element("code", media_type), ".")
+                for media_type, content in response["content"].items():
+                    if media_type == "application/json":
+                        yield self._whole(content["schema"], answered=True)
+                    else:
+                        yield element("p", "Of type ", element("code", media_type), ".")
                 continue
+            (content,) = response["content"].values()
             problems += [self._problem(status, code) for code in content["examples"]]
         yield element(
             "details",

@@ -76,3 +76,6 @@ def test_a_number_beyond_64_bits_is_refused_where_it_stands(number: str) -> None
         decode(f'{{"a":"1e999","b":[0,{number}]}}'.encode(), ANYTHING)
     assert caught.value.code == "INVALID_FIELD"
     assert caught.value.errors[0].path == "b[1]"
+    with pytest.raises(Problem) as caught:
+        decode(f'{{"b":[{"0," * 99}{number}]}}'.encode(), ANYTHING)
+    assert caught.value.errors[0].path == "b[99]"
