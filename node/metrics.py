@@ -50,7 +50,7 @@ class EngineCollector(Collector):
         yield "tidelock_state_used_bytes", "Pages of the state in use.", storage.used_bytes
         yield "tidelock_state_fill_ratio", "Of the state's room or the disk's.", storage.fill_ratio
         yield "tidelock_disk_free_bytes", "Where the state is.", storage.disk_free_bytes
-        yield "tidelock_stored_events", "Timestamp events kept.", engine.machine.event_count
+        yield "tidelock_stored_events", "Events kept, of all kinds.", engine.machine.event_count
         yield "tidelock_idempotency_keys", "Keys remembered.", engine.machine.idempotency_count
         yield "tidelock_locks", "Locks held, or released just now.", engine.machine.lock_count
         yield "tidelock_lock_waits", "Who waits for a lock.", engine.machine.lock_wait_count

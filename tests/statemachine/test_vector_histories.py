@@ -219,3 +219,15 @@ def test_what_is_trimmed_leaves_nothing_behind() -> None:
     assert [row for row in log.store.items() if row[0][:1] in b"eFZ"] == []
     log.do(tick("a"))
     assert [event.vector for event in vectors.list_events(log.store, limit=9)[0]] == [{"a": 101}]
+
+
+def test_vectors_in_memory_are_forgotten_before_they_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vector_histories, "_GREATEST_CACHED_ENTRIES", 100)
+    log = Log()
+    for number in range(50):
+        log.do(tick(f"p{number}"))
+    assert len(log.machine._histories._cached) < 15
+    log.do(tick("p0"))
+    assert vectors.vector_clock(log.store, "p0") == {"p0": 2}
