@@ -80,7 +80,9 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     voters: tuple[str, ...]
     nodes: tuple[NodeStatus, ...]
     quorum_confirmed_ms: int | None
-    """Milliseconds since a quorum last confirmed the leader, as far as this node knows."""
+    """Milliseconds since a quorum confirmed the leader, and the leader heard this node; as far as
+    this node knows.
+    """
     caught_up: bool
     """Applied is close behind what the leader is known to have committed."""
 

@@ -28,7 +28,10 @@ def unready_because(status: ClusterStatus, quorum_fresh_ms: int) -> str | None:
     if confirmed_ms is None:
         return f"No quorum has confirmed the leader {status.leader} yet."
     if confirmed_ms > quorum_fresh_ms:
-        return f"A quorum last confirmed the leader {status.leader} {confirmed_ms} ms ago."
+        return (
+            f"A quorum last confirmed the leader {status.leader}, and it heard this node, "
+            f"{confirmed_ms} ms ago."
+        )
     if not status.caught_up:
         return (
             f"This node applied entry {status.applied_index} and is still far behind the leader "

@@ -41,7 +41,8 @@ class Kind(enum.IntEnum):
     TIMEOUT_NOW = 17
     """term of the leader that hands over."""
     CONFIRM = 20
-    """term, round, elapsed ms, ms since a quorum last did: do you still follow me?"""
+    """term, round, elapsed ms, ms since a quorum last did, or since the receiver did if that is
+    longer: do you still follow me?"""
     CONFIRM_REPLY = 21
     """term, round, applied index, fill ratio in thousandths, wall ms, sync and lag p99 in ms."""
     FORWARD = 30

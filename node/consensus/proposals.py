@@ -370,8 +370,11 @@ class Proposals:
     def _answer_never_proposed(self, waiting: Waiting) -> None:
         if waiting.on_answer is None:
             return
-        if self._raft.leader_id is None:
+        leader = self._raft.leader_id
+        if leader is None:
             waiting.on_answer(NoQuorumError("no leader was found before the deadline"))
+        elif not self._raft.is_leader and not self._links.is_connected(leader):
+            waiting.on_answer(NoQuorumError("the leader could not be reached before the deadline"))
         else:
             waiting.on_answer(OverloadedError("the request was not reached before its deadline"))
 

@@ -27,6 +27,8 @@ OnConfirmed = Callable[[int | None], None]
 
 _LONG_AGO = float("-inf")
 
+_GREATEST_AGE_S = 3600.0
+
 
 @dataclass(slots=True)
 class Read:
@@ -74,8 +76,13 @@ class Reads:
         self._applying: list[tuple[int, int, Read]] = []
         """A heap of (index to be applied, tie breaker, read)."""
         self._tie = itertools.count()
+        self._replied_at: dict[str, float] = {}
+        """Leader: when each voter last said that it follows."""
         self.quorum_confirmed_at = _LONG_AGO
-        """When the last confirmed round began (leader), or its index was given (follower)."""
+        """When the last confirmed round began (leader), or its index was given (follower).
+
+        On a follower not later than the leader last heard of it.
+        """
         self.counters = base.counters
 
     # --- callers
@@ -134,19 +141,27 @@ class Reads:
 
     def _send_round(self, current: _Round, now: float) -> None:
         current.sent_at = now
-        age_s = min(now - self.quorum_confirmed_at, 3600.0)
-        frame = (
-            int(Kind.CONFIRM),
-            self._raft.term,
-            current.number,
-            self._stamps.elapsed_ms(),
-            int(age_s * 1000),
-        )
         for peer in self._membership.other_voters:
+            frame = (
+                int(Kind.CONFIRM),
+                self._raft.term,
+                current.number,
+                self._stamps.elapsed_ms(),
+                int(self._confirmed_age_s(peer, now) * 1000),
+            )
             self._links.send(peer, frame)
 
+    def _confirmed_age_s(self, peer: str, now: float) -> float:
+        """How long ago this leader was confirmed, as far as the peer may rely on it.
+
+        What does not come from the peer does not reach it either: a node that hears its leader and
+        is not heard can serve nothing, and learns it by this alone.
+        """
+        heard_at = self._replied_at.get(peer, _LONG_AGO)
+        return min(now - min(self.quorum_confirmed_at, heard_at), _GREATEST_AGE_S)
+
     def leader_was_confirmed(self, age_ms: int) -> None:
-        """Follower: the leader says how long ago a quorum confirmed it."""
+        """Follower: the leader says how long ago a quorum confirmed it, and it heard this node."""
         confirmed_at = self._runtime.monotonic() - age_ms / 1000
         self.quorum_confirmed_at = max(self.quorum_confirmed_at, confirmed_at)
 
@@ -159,6 +174,7 @@ class Reads:
 
     def on_confirm_reply(self, peer: str, number: int) -> None:
         """A voter follows this leader, in the current term."""
+        self._replied_at[peer] = self._runtime.monotonic()
         if self._round is not None and self._round.number == number:
             self._count(self._round, peer)
 
@@ -233,6 +249,7 @@ class Reads:
 
     def on_role_change(self) -> None:
         """Rounds of another term prove nothing; their reads wait for the next."""
+        self._replied_at.clear()
         current, self._round = self._round, None
         abandoned = [*(current.on_confirmed if current else ()), *self._gathering]
         self._gathering = []

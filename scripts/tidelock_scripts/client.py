@@ -19,7 +19,8 @@ import aiohttp
 import msgspec
 
 _PAUSE_BETWEEN_ROUNDS_S = 0.02
-_TRY_AGAIN = frozenset({429, 503})
+_TRY_AGAIN = frozenset({429, 502, 503, 504})
+"""502 and 504 are no node's answers: a balancer in front of them says that there was none."""
 
 
 class NotDoneError(Exception):

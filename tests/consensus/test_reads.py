@@ -303,6 +303,50 @@ def test_a_follower_that_becomes_the_leader_answers_what_it_had_asked() -> None:
     a_follower_becomes_the_leader_with_a_question_under_way()
 
 
+# --- how long ago the leader was confirmed
+
+
+def confirmed_age_s(cluster: SimulatedCluster, name: str) -> float:
+    engine = cluster.engine(name)
+    assert engine is not None
+    return engine.now() - engine.reads.quorum_confirmed_at
+
+
+def test_everybody_knows_that_the_leader_was_confirmed_just_now() -> None:
+    cluster = started_cluster()
+    cluster.world.run_until(cluster.world.now + 1.0)
+    for name in cluster.names:
+        assert confirmed_age_s(cluster, name) < 0.5
+
+
+@pytest.mark.parametrize("direction", ["to the leader", "from the leader", "both"])
+def test_a_follower_that_is_cut_off_from_the_leader_counts_on_it_no_more(direction: str) -> None:
+    """Though it hears the leader, which others follow: what is asked through it is not done."""
+    cluster = started_cluster()
+    leader = leader_name(cluster)
+    follower, other = others(cluster, leader)
+    cut = {"to the leader": [(follower, leader)], "from the leader": [(leader, follower)]}
+    pairs = cut.get(direction, [(follower, leader), (leader, follower)])
+    cluster.network.cut.update(pairs)
+    cluster.world.run_until(cluster.world.now + 1.5)
+    assert leader_name(cluster) == leader
+    assert confirmed_age_s(cluster, follower) > 1.0
+    assert confirmed_age_s(cluster, other) < 0.5
+    cluster.network.heal(pairs)
+    cluster.wait_for(
+        lambda: confirmed_age_s(cluster, follower) < 0.5, 5.0, "the follower counts on it again"
+    )
+
+
+def test_a_request_that_never_got_to_the_leader_was_not_too_much_for_this_node() -> None:
+    cluster = started_cluster()
+    leader = leader_name(cluster)
+    follower, _ = others(cluster, leader)
+    cluster.network.cut.add((follower, leader))
+    cluster.network.reset(follower, leader)
+    assert isinstance(write_and_wait(cluster, follower), NoQuorumError)
+
+
 def test_whoever_does_not_lead_says_so() -> None:
     bench = _following()
     bench.receive("c", (int(Kind.READ_INDEX), 77))

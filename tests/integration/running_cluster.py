@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from scripts.tidelock_scripts.chaos.nemesis import Scene
+from scripts.tidelock_scripts.chaos.network import Network
 from scripts.tidelock_scripts.client import ClusterClient
 from scripts.tidelock_scripts.cluster_command import bring_up, find_leader
 from scripts.tidelock_scripts.local_cluster import LocalCluster, free_base_port
@@ -18,11 +21,12 @@ WITHIN_S = 30.0
 
 
 class RunningCluster:
-    """The processes, and a client of them."""
+    """The processes, a client of them, and what is done to them and to the links between them."""
 
-    def __init__(self, nodes: LocalCluster, client: ClusterClient) -> None:
-        self.nodes = nodes
-        self.client = client
+    def __init__(self, scene: Scene) -> None:
+        self.nodes = scene.cluster
+        self.client = scene.client
+        self.scene = scene
 
     async def leader(self) -> str:
         ends_at = time.monotonic() + WITHIN_S
@@ -32,32 +36,29 @@ class RunningCluster:
         return leader
 
     async def follower(self) -> str:
-        leader = await self.leader()
-        return next(node for node in self.nodes.places if node != leader)
+        return self.others(await self.leader())[0]
+
+    def others(self, node_id: str) -> list[str]:
+        return self.scene.others(node_id)
 
     async def recover(self) -> None:
-        """Start and resume what is down, and return when all are ready."""
-        for node_id in self.nodes.places:
-            if not self.nodes.start(node_id) and self.nodes.is_paused(node_id):
-                self.nodes.resume(node_id)
-        await self.nodes.wait_until_ready()
+        """Take back what was done, and return when all nodes are ready."""
+        await self.scene.recover()
 
 
 @asynccontextmanager
-async def running(
-    data_dir: Path, environment: Mapping[str, Mapping[str, str]] | None = None, **settings: str
-) -> AsyncIterator[RunningCluster]:
+async def running(data_dir: Path, **settings: str) -> AsyncIterator[RunningCluster]:
     """Give a fresh cluster of three. `settings` are environment variables of every node."""
-    base_port = free_base_port()
-    per_node = {
-        f"n{number}": {**settings, **(environment or {}).get(f"n{number}", {})}
-        for number in (1, 2, 3)
-    }
-    nodes = LocalCluster(data_dir, nodes=3, base_port=base_port, environment=per_node)
-    try:
-        await bring_up(nodes, Terminal(io.StringIO()))
-        async with ClusterClient(nodes.addresses) as client:
-            yield RunningCluster(nodes, client)
-    finally:
-        nodes.stop()
-        nodes.remove()
+    plan = LocalCluster(data_dir, nodes=3, base_port=free_base_port())
+    async with AsyncExitStack() as opened:
+        network = await opened.enter_async_context(Network(plan.places.values()))
+        environment = {node: {**settings, **network.environment(node)} for node in plan.places}
+        nodes = LocalCluster(data_dir, nodes=3, base_port=plan.base_port, environment=environment)
+        client = await opened.enter_async_context(ClusterClient(nodes.addresses))
+        try:
+            await bring_up(nodes, Terminal(io.StringIO()))
+            chance = random.Random(0)
+            yield RunningCluster(Scene(nodes, network, client, chance))
+        finally:
+            nodes.stop()
+            nodes.remove()

@@ -96,7 +96,7 @@ async def disturb(cluster: RunningCluster) -> None:
     """Kill the leader, pause a follower, stop another node in order; always a minority."""
     nodes = cluster.nodes
     await asyncio.sleep(CALM_S)
-    nodes.kill(await cluster.leader())
+    await cluster.scene.kill([await cluster.leader()])
     await asyncio.sleep(CALM_S)
     await cluster.recover()
     paused = await cluster.follower()

@@ -123,7 +123,7 @@ def test_every_script_and_make_target_mentioned_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     missing = {
         f"scripts/{script}"
-        for script in re.findall(r"(?<![\w/])scripts/([a-z_]+)", text)
+        for script in re.findall(r"(?<![\w/])scripts/([a-z_]+(?:\.cfg)?)", text)
         if not (ROOT / "scripts" / script).exists()
     }
     missing |= {

@@ -10,11 +10,11 @@ import pytest
 
 from tests.meta.documents import ROOT
 
-# A leading underscore marks what is read by scripts, not run.
+# A leading underscore marks what is read by scripts, not run; an ending, what other programs read.
 scripts = sorted(
     path
     for path in (ROOT / "scripts").iterdir()
-    if path.is_file() and not path.name.startswith(("_", "."))
+    if path.is_file() and not path.suffix and not path.name.startswith(("_", "."))
 )
 
 

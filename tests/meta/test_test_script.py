@@ -16,6 +16,7 @@ NEEDED = [
     "tail",
 ]  # fmt: skip
 
+PROGRAMS = ["haproxy"]
 CHECKS = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
 
 
@@ -31,7 +32,7 @@ class Checkout:
             shutil.copy(ROOT / "scripts" / name, folder / "scripts")
         for file in ["uv.lock", "pyproject.toml", "sdk/pyproject.toml"]:
             (folder / file).touch()
-        for name in ["ruff", "mypy", "lint-imports"]:
+        for name in ["ruff", "mypy", "lint-imports", *PROGRAMS]:
             self.tool(name, "exit 0")
         self.tool("python", "echo '== 3 passed in 0.01s =='")
         self.tool("chromium", "exit 1")
@@ -103,6 +104,43 @@ def test_what_fails_is_named_at_the_end_and_the_rest_still_runs(
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"tidelock: failed: {named}"
     assert len(checkout.called()) == len(CHECKS) + 1
+
+
+ABSENT = "no-such-program"
+
+
+def lack_one(checkout: Checkout, *, apt_get: str) -> None:
+    """Let the tests need a program that no machine has, where root runs `apt-get` on Debian."""
+    script = checkout.folder / "scripts" / "test"
+    text = script.read_text()
+    known = f"programs=({' '.join(PROGRAMS)})"
+    assert known in text
+    script.write_text(text.replace(known, f"programs=({' '.join(PROGRAMS)} {ABSENT})"))
+    checkout.tool("id", "echo 0")
+    checkout.tool("apt-get", apt_get)
+
+
+def test_programs_that_tests_run_are_installed_for_a_run_of_everything(checkout: Checkout) -> None:
+    lack_one(checkout, apt_get="exit 0")
+    assert checkout.test().returncode == 0
+    (installed,) = (call for call in checkout.called() if call.startswith("apt-get install"))
+    assert installed.split()[-1] == ABSENT
+    assert not {*PROGRAMS} & {*installed.split()}
+
+
+def test_nothing_is_installed_for_chosen_tests_or_for_none(checkout: Checkout) -> None:
+    lack_one(checkout, apt_get="exit 0")
+    checkout.test("tests/unit")
+    checkout.test("--check")
+    assert not any(call.startswith("apt-get") for call in checkout.called())
+
+
+def test_what_cannot_be_installed_keeps_no_test_from_running(checkout: Checkout) -> None:
+    lack_one(checkout, apt_get="exit 100")
+    done = checkout.test()
+    assert done.returncode == 0
+    assert f"tests that need {ABSENT} will fail" in done.stderr
+    assert checkout.called()[-1] == "python -m pytest -n 2 -m not long"
 
 
 def test_no_test_found_is_a_failure(checkout: Checkout) -> None:
