@@ -257,17 +257,20 @@ def endpoints(service: Service) -> list[Endpoint]:
                     type=Annotated[str, msgspec.Meta(pattern=_KINDS)],
                     description="Only events of these kinds, separated by commas, and only the "
                     "order that they make: timestamp, version, vector.",
+                    example="timestamp,vector",
                 ),
                 Parameter(
                     name="from",
                     type=Bound,
                     description="Where to begin: the id of an event, or a time in milliseconds "
                     "since the epoch. With the oldest unless given.",
+                    example="1760000000000",
                 ),
                 Parameter(
                     name="to",
                     type=Bound,
                     description="Before what to end, likewise. With the newest unless given.",
+                    example="1769000000000",
                 ),
                 Parameter(
                     name="limit",
