@@ -110,7 +110,7 @@ def _described(url: str) -> set[str]:
     }
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_every_operation_keeps_its_word(tmp_path: Path) -> None:
     with cluster_of(1, tmp_path) as cluster:
         check(cluster.place("n1").url, tmp_path, examples=5, seed=1)
