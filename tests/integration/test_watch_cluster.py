@@ -105,7 +105,7 @@ async def disturb(cluster: RunningCluster) -> None:
     nodes.resume(paused)
     await asyncio.sleep(CALM_S)
     stopped = await cluster.follower()
-    nodes.stop([stopped])
+    await cluster.scene.stop([stopped])
     await asyncio.sleep(CALM_S)
     await cluster.recover()
     await asyncio.sleep(CALM_S)

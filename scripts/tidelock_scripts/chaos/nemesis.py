@@ -32,7 +32,7 @@ class Scene:
     client: ClusterClient
     chance: random.Random
     down: set[str] = field(default_factory=set)
-    """Nodes that we killed and have not started again."""
+    """Nodes that we ended and have not started again."""
 
     def expect_alive(self) -> None:
         """Raises ClusterError when a node ended that nobody killed, which is a finding."""
@@ -64,13 +64,21 @@ class Scene:
 
     async def kill(self, node_ids: Sequence[str]) -> None:
         """SIGKILL. From before their end nothing listens at their addresses, links included."""
+        await self._end(node_ids)
+        await asyncio.gather(
+            *(asyncio.to_thread(self.cluster.kill, node_id) for node_id in node_ids)
+        )
+
+    async def stop(self, node_ids: Sequence[str]) -> None:
+        """SIGTERM: they end in order."""
+        await self._end(node_ids)
+        await asyncio.to_thread(self.cluster.stop, node_ids)
+
+    async def _end(self, node_ids: Sequence[str]) -> None:
         self.expect_alive()
         self.down.update(node_ids)
         for node_id in node_ids:
             await self.network.node_is_down(node_id, True)
-        await asyncio.gather(
-            *(asyncio.to_thread(self.cluster.kill, node_id) for node_id in node_ids)
-        )
 
     async def start(self, node_ids: Sequence[str]) -> None:
         for node_id in node_ids:
