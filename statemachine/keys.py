@@ -1,5 +1,8 @@
 """Where each row of the state lives: the one place that knows prefixes and key layouts.
 
+    B r  name\\0                              the clocks that a participant reported
+    B c  round                               a closed round
+    B n  round  name\\0                       a reporter of it
     M                                        the machine's scalars
     L  lamport  name                      -> entry place   all events in Lamport order
     N  name\\0  lamport                    -> entry place   one participant's events
@@ -27,9 +30,6 @@
     D c  key\\0                               committed data
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
     X?                                       global transactions and their row locks
-    X r  name\\0                              the clocks that a participant reported
-    X c  round                             a closed round
-    X n  round  name\\0                       a reporter of it
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -50,6 +50,9 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+SYNC_REPORT: Final = b"Br"
+SYNC_ROUND: Final = b"Bc"
+SYNC_NODE: Final = b"Bn"
 META: Final = b"M"
 EVENT_BY_LAMPORT: Final = b"L"
 EVENT_BY_NODE: Final = b"N"
@@ -86,9 +89,6 @@ ROW_LOCK_OWNER: Final = b"Xo"
 ROW_LOCK_QUEUE: Final = b"Xq"
 ROW_LOCK_WAIT: Final = b"Xw"
 ROW_LOCK_WAITING_XID: Final = b"Xx"
-SYNC_REPORT: Final = b"Xr"
-SYNC_ROUND: Final = b"Xc"
-SYNC_NODE: Final = b"Xn"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

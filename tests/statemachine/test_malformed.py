@@ -39,15 +39,15 @@ def assert_intact(store: MemoryStore) -> None:
     assert machine.idempotency_count == len(by_prefix.get(b"I", []))
     expiring = [key[1:] for prefix in b"ISWH" for key, _ in by_prefix.get(bytes([prefix]), [])]
     expiring += [timer_id for _, _, timer_id in assert_locks_intact(store)]
-    expiring += [key[2:] for key, _ in by_prefix.get(b"X", []) if key.startswith(b"Xr")]
+    expiring += [key[2:] for key, _ in by_prefix.get(b"B", []) if key.startswith(b"Br")]
     of_proposals = [key for key, _ in by_prefix.get(b"D", [])]
     undecided = {key[2:] for key in of_proposals if key.startswith(b"Dd")}
     proposed = [key[2:] for key in of_proposals if key.startswith(b"Dp")]
     decided = [name for name in proposed if name not in undecided]
     assert sorted(key[10:] for key, _ in by_prefix.get(b"T", [])) == sorted(expiring + decided)
     assert sum(key.startswith(b"De") for key in of_proposals) == len(decided)
-    rounds = {key[2:] for key, _ in by_prefix.get(b"X", []) if key.startswith(b"Xc")}
-    nodes = {key[2:10] for key, _ in by_prefix.get(b"X", []) if key.startswith(b"Xn")}
+    rounds = {key[2:] for key, _ in by_prefix.get(b"B", []) if key.startswith(b"Bc")}
+    nodes = {key[2:10] for key, _ in by_prefix.get(b"B", []) if key.startswith(b"Bn")}
     assert nodes <= rounds
     sessions = {key[1:] for key, _ in by_prefix.get(b"S", [])}
     assert {key[1:17] for key, _ in by_prefix.get(b"U", [])} <= sessions

@@ -349,7 +349,7 @@ def test_the_last_rounds_are_kept() -> None:
     numbers = [number for number, _ in list_rounds(log.store, limit=100)]
     assert numbers == list(range(ROUNDS_KEPT + 5, 5, -1))
     assert read_nodes(log.store, 5) == {}
-    assert len(log.rows(b"Xn")) == 3 * ROUNDS_KEPT
+    assert len(log.rows(b"Bn")) == 3 * ROUNDS_KEPT
 
 
 # Acknowledgements
