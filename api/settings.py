@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from api.destinations import AnyDestination, Destinations
+
 GREATEST_EVENT_DATA_BYTES: Final = 64 * 1024
 GREATEST_VALUE_BYTES: Final = 64 * 1024
 """Of a value of an object, and of a message."""
@@ -14,6 +16,8 @@ GREATEST_OPERATIONS: Final = 1_000
 GREATEST_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
 GREATEST_NAME_LENGTH: Final = 128
+
+ANY_DESTINATION: Final = AnyDestination()
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,3 +50,5 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A watcher hears something at least this often, even when nothing happens."""
     watch_leaderless_s: float = 5.0
     """Without a leader that a quorum confirmed for so long, watchers are sent to other nodes."""
+    destinations: Destinations = msgspec.field(default_factory=lambda: ANY_DESTINATION)
+    """Where clients may have branches called."""

@@ -19,7 +19,7 @@ from api.metrics import Metrics
 from api.settings import ApiSettings
 from node.clock_reports import ClockReports
 from node.cluster import EngineCluster
-from node.config import Config
+from node.config import Address, Config
 from node.consensus.disk import DirectoryLock, FileDisk, lock_directory
 from node.consensus.engine import Engine
 from node.consensus.foundation import Identity
@@ -30,6 +30,7 @@ from node.consensus.runtime import AsyncioRuntime
 from node.consensus.settings import EngineSettings
 from node.consensus.tcp_links import TcpLinks
 from node.data_directory import DataDirectory
+from node.delivery.destinations import Destinations, HostPort
 from node.failure_detector import Comparison, Verdict
 from node.health import HealthMonitor, HttpProbe
 from node.housekeeping import Housekeeping
@@ -67,6 +68,7 @@ class Process:
         self._config = config
         self._bootstrap = bootstrap
         self._companion = companion
+        self._destinations = Destinations(config.delivery.allowed_hosts, own_addresses(config))
         self._lock: DirectoryLock
         self._data: DataDirectory
 
@@ -210,6 +212,7 @@ class Process:
             greatest_watchers=watch.max_watchers,
             watch_heartbeat_s=watch.heartbeat_ms / 1000,
             watch_leaderless_s=watch.leaderless_ms / 1000,
+            destinations=self._destinations,
         )
         runner = ApiRunner(build_app(cluster, settings, monitor, metrics))
         await runner.setup()
@@ -218,11 +221,18 @@ class Process:
         return runner
 
     def _members_changed(self, monitor: HealthMonitor, record: Configuration) -> None:
+        members = (*record.voters, *record.learners)
+        reached = [text for each in members for text in (each.api_address, each.peer_address)]
+        self._destinations.set_members(
+            (host.removeprefix("[").removesuffix("]"), int(port))
+            for host, _, port in (text.rpartition(":") for text in reached)
+            if port.isascii() and port.isdigit()
+        )
         overrides = self._config.cluster.api_dial_overrides
         monitor.set_members(
             {
                 member.node_id: str(overrides.get(member.node_id, member.api_address))
-                for member in (*record.voters, *record.learners)
+                for member in members
             }
         )
 
@@ -238,6 +248,27 @@ class Process:
         logger.critical("what was there is kept in %s", kept)
         logging.shutdown()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program
+
+
+def own_addresses(config: Config) -> list[HostPort]:
+    """Return where this cluster is reached, by whatever way: no branch is called there."""
+    node, cluster = config.node, config.cluster
+    return [
+        host_and_port(address)
+        for address in (
+            node.api_address,
+            node.peer_address,
+            node.advertise_api_address,
+            node.advertise_peer_address,
+            *(address for each in cluster.nodes for address in (each.api, each.peer)),
+            *cluster.dial_overrides.values(),
+            *cluster.api_dial_overrides.values(),
+        )
+    ]
+
+
+def host_and_port(address: Address) -> HostPort:
+    return address.host, address.port
 
 
 def engine_settings(config: Config) -> EngineSettings:

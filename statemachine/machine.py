@@ -44,6 +44,7 @@ from statemachine.tickets import LEAST_KEPT_MS, Ticket, TicketKind, Tickets
 from statemachine.timers import TimerKind
 from statemachine.timestamps import EventRecorder
 from statemachine.transactions.coordinator import Coordinator
+from statemachine.transactions.due import DueNotes
 from statemachine.vector_histories import Histories
 from statemachine.vectors import VectorClocks
 from statemachine.versions import VersionRecorder
@@ -214,6 +215,11 @@ class Machine:
     def proposals_revision(self) -> tuple[int, int]:
         """When it differs from before, there may be work for a voter. Each node has its own."""
         return self._loads, self._proposals.revision
+
+    @property
+    def due_transactions(self) -> DueNotes:
+        """What the driver of this node should look at. Each node has its own."""
+        return self._coordinator.due
 
     @property
     def digest(self) -> bytes:

@@ -23,6 +23,7 @@ from node.config.declared import (
     settings,
 )
 from node.config.sections import ClusterNode, Config
+from node.config.values import OPTIONAL_PATH
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SAMPLE: Final = ROOT / "cluster.conf"
@@ -113,6 +114,10 @@ def as_toml(value: object) -> str:
             return _inline({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
         case Mapping():
             return _inline(value)
+        case None:
+            return '""'
+        case tuple() if all(isinstance(item, str) for item in value):
+            return "[" + ", ".join(as_toml(item) for item in value) + "]"
         case tuple():
             return "[\n" + "".join(f"    {as_toml(item)},\n" for item in value) + "]"
         case _:
@@ -169,7 +174,14 @@ def _kind(setting: Setting) -> str:
         return f"{setting.minimum} to {setting.maximum}"
     if choices := getattr(setting.kind, "__members__", None):
         return ", ".join(f"`{as_toml(choice.value)}`" for choice in choices.values())
-    known = {bool: "`true`, `false`", str: "text", Path: "path", Address: "`host:port`"}
+    known = {
+        bool: "`true`, `false`",
+        str: "text",
+        tuple[str, ...]: "list",
+        Path: "path",
+        OPTIONAL_PATH: "path",
+        Address: "`host:port`",
+    }
     return known.get(setting.kind, "list" if setting.name == "nodes" else "table")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from node.config.address import Address
 from node.config.sections import GREATEST_CLUSTER, MAP_GRANULARITY_BYTES, Config
 from node.config.values import did_you_mean
+from node.delivery.destinations import Destinations
 
 Finding = tuple[str, str, str]
 """(key, what is wrong, how to mend it)"""
@@ -283,3 +285,41 @@ def strangers_are_kept_out(config: Config) -> Iterator[Finding]:
                 "Listen on a loopback address, or set security.insecure = true "
                 "(TIDELOCK_SECURITY_INSECURE=true) where the network itself keeps strangers out",
             )
+
+
+@rule("delivery.allowed_hosts", "delivery.alert_url", "cluster.nodes")
+def branches_can_be_called(config: Config) -> Iterator[Finding]:
+    delivery = config.delivery
+    addresses = [address for node in config.cluster.nodes for address in (node.api, node.peer)]
+    own = [(address.host, address.port) for address in addresses]
+    try:
+        destinations = Destinations(delivery.allowed_hosts, own)
+    except ValueError as error:
+        wrong, _, mend = str(error).partition(": ")
+        yield "delivery.allowed_hosts", wrong, mend[:1].upper() + mend[1:]
+        return
+    if delivery.alert_url and (objection := destinations.objection(delivery.alert_url)):
+        yield (
+            "delivery.alert_url",
+            f"it {objection}",
+            "Write an http or https URL of a host in delivery.allowed_hosts",
+        )
+
+
+@rule("delivery.ca_file", "delivery.signature_key_file")
+def files_of_delivery_can_be_read(config: Config) -> Iterator[Finding]:
+    for name in ("ca_file", "signature_key_file"):
+        path: Path | None = getattr(config.delivery, name)
+        if path is not None and not path.is_file():
+            yield f"delivery.{name}", f"there is no file {path}", "Name a file that exists"
+
+
+@rule("delivery.max_calls", "delivery.max_calls_per_host")
+def one_host_gets_no_more_than_all(config: Config) -> Iterator[Finding]:
+    delivery = config.delivery
+    if delivery.max_calls < delivery.max_calls_per_host:
+        yield (
+            "delivery.max_calls_per_host",
+            f"{delivery.max_calls_per_host} is above delivery.max_calls ({delivery.max_calls})",
+            f"Lower it to at most {delivery.max_calls}",
+        )

@@ -365,6 +365,52 @@ class SyncConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryConfig:
+    """Calls to the branches of global transactions, which the leader makes."""
+
+    allowed_hosts: tuple[str, ...] = setting(
+        ("localhost", "127.0.0.1", "::1"),
+        "Which hosts may be called: names, `*.name` for all below one, addresses, networks such as "
+        "`10.0.0.0/8`, or `*` for all. Loopback addresses are called only when they are listed. "
+        "The cluster's own addresses, link-local ones and those of a cloud's metadata are never "
+        "called, whatever name leads there. In the environment: parted by commas.",
+    )
+    timeout_ms: int = setting(
+        10_000,
+        "How long one call may take that does not say so itself.",
+        minimum=10,
+        maximum=10 * MINUTE_MS,
+    )
+    max_calls: int = setting(
+        1_024,
+        "How many calls may be under way at a time.",
+        minimum=1,
+        maximum=65_536,
+    )
+    max_calls_per_host: int = setting(
+        256,
+        "How many of them to one host and port, so that a slow one does not hold up the others.",
+        minimum=1,
+        maximum=65_536,
+    )
+    ca_file: Path | None = setting(
+        None,
+        "Certificates, in PEM, by which https participants are known; empty: those that the system "
+        "trusts.",
+    )
+    signature_key_file: Path | None = setting(
+        None,
+        "A file with the key that signs every call in `Tidelock-Signature`; empty: calls are not "
+        "signed. All nodes need the same key.",
+    )
+    alert_url: str = setting(
+        "",
+        "Called with POST when a branch has failed often, and at each repetition from then on. Its "
+        "host must be in `allowed_hosts`. Empty: nobody is told.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     """The failure detector: each node checks every other one over HTTP."""
 
@@ -443,6 +489,7 @@ class Config:
     events: EventsConfig = dataclasses.field(default_factory=EventsConfig)
     watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
     sync: SyncConfig = dataclasses.field(default_factory=SyncConfig)
+    delivery: DeliveryConfig = dataclasses.field(default_factory=DeliveryConfig)
     health: HealthConfig = dataclasses.field(default_factory=HealthConfig)
     clock: ClockConfig = dataclasses.field(default_factory=ClockConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)

@@ -21,6 +21,9 @@ API_PORT_BELOW_PEER_PORT: Final = 100
 
 NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}\Z")
 
+OPTIONAL_PATH: Final = Path | None
+"""The kind of a setting that names a file, or none when it is empty."""
+
 _INTEGER_TEXT: Final = re.compile(r"[+-]?[0-9]+(?:_[0-9]+)*\Z")
 _TRUTHS: Final = {
     "true": True, "yes": True, "on": True, "1": True,
@@ -44,6 +47,8 @@ def convert(setting: Setting, value: object, *, base: Path) -> object:
     """
     if setting.kind is Path:
         return base / _path(value)
+    if setting.kind == OPTIONAL_PATH:
+        return None if value == "" else base / _path(value)
     if isinstance(setting.kind, type) and issubclass(setting.kind, enum.Enum):
         return _choice(setting.kind, value)
     return _CONVERSIONS[setting.kind](setting, value)
@@ -60,7 +65,7 @@ def value_from_text(setting: Setting, text: str) -> object:
         return _TRUTHS[stripped.lower()]
     if setting.kind is int and _INTEGER_TEXT.match(stripped):
         return int(stripped)
-    if setting.key == "cluster.nodes":
+    if setting.key == "cluster.nodes" or setting.kind == tuple[str, ...]:
         return _list_from_text(stripped)
     if setting.key in ("cluster.dial_overrides", "cluster.api_dial_overrides"):
         return _table_from_text(stripped)
@@ -152,6 +157,12 @@ def _choice(choices: type[enum.Enum], value: object) -> enum.Enum:
         f"{shown(value)} is not one of the choices",
         "Write one of " + ", ".join(f'"{choice}"' for choice in known),
     )
+
+
+def _texts(setting: Setting, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _fault(f"{shown(value)} is not a list of texts", 'Write ["one", "another"]')
+    return tuple(value)
 
 
 def _address(setting: Setting, value: object) -> Address:
@@ -273,6 +284,7 @@ _CONVERSIONS: Final[dict[Any, Callable[[Setting, object], object]]] = {
     bool: _truth,
     int: _integer,
     str: _text,
+    tuple[str, ...]: _texts,
     Address: _address,
     tuple[ClusterNode, ...]: _nodes,
     Mapping[str, Address]: _addresses_by_node,

@@ -98,6 +98,9 @@ class ReportedCall(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     failure_message: str
     jitter_permille: int
     """How much of the interval is left out before the next call, drawn by the driver."""
+    attempts: int = -1
+    """The branch's, as it was when it was called: what did not succeed counts once, however often
+    it is reported. -1: it counts in any case."""
 
 
 class ReportCalls(Command, frozen=True, tag=65):

@@ -17,6 +17,7 @@ from statemachine.state import MachineState
 from statemachine.tickets import Tickets
 from statemachine.transactions import decisions, driving, participation
 from statemachine.transactions.desk import Desk
+from statemachine.transactions.due import DueNotes
 from statemachine.write_buffer import WriteBuffer
 
 
@@ -48,6 +49,11 @@ class Coordinator:
                 return decisions.operate(self._desk, command, place)
             case _:
                 assert_never(command)
+
+    @property
+    def due(self) -> DueNotes:
+        """What the driver of this node should look at."""
+        return self._desk.due
 
     def save(self) -> None:
         """Write what the entry changed."""

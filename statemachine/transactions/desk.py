@@ -20,6 +20,7 @@ from statemachine.outcomes import (
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.tickets import Tickets
+from statemachine.transactions.due import DueNotes
 from statemachine.transactions.planning import (
     UNRETRYABLE,
     Operation,
@@ -31,6 +32,7 @@ from statemachine.transactions.row_locks import RowLocks
 from statemachine.transactions.rows import (
     GREATEST_XID_BYTES,
     Branch,
+    Failure,
     Global,
     decode_branch,
     get_global,
@@ -83,6 +85,7 @@ class Desk:
         self.log = log
         self.tickets = tickets
         self.locks = RowLocks(writes)
+        self.due = DueNotes()
         self._open: dict[str, Transaction] = {}
         """Those that commands of the present entry have worked on."""
 
@@ -90,6 +93,8 @@ class Desk:
         """Write what the entry changed."""
         for transaction in self._open.values():
             transaction.save()
+            if transaction.row.due_ms >= 0:
+                self.due.note(transaction.row.xid)
         self._open.clear()
 
     def find(self, xid: str) -> Transaction | None:
@@ -163,6 +168,10 @@ class Desk:
         """Take the decision and do whatever follows from it at once."""
         transaction.decide(happens, reason, place)
         self._note(transaction, place)
+        for branch in transaction.branches:
+            if branch.attempts or branch.due_ms:
+                # They belong to what it was called for before.
+                transaction.change_branch(branch, attempts=0, due_ms=0)
         committed = transaction.row.status in COMMIT_FAMILY
         if not committed:
             self._leave_out(transaction, place)
@@ -231,14 +240,15 @@ class Desk:
 
     def done(
         self, transaction: Transaction, branch: Branch, operation: Operation, place: int,
-        result: bytes = b"",
+        result: bytes = b"", failure: Failure | None = None,
     ) -> None:  # fmt: skip
-        """A branch has done what it was called for."""
+        """A branch has done what it was called for. `failure` says what is wrong all the same."""
         match operation:
             case Operation.FORWARD:
                 transaction.advance_branch(
-                    branch, BranchInput.DONE, place, attempts=0, due_ms=0, result=result
-                )
+                    branch, BranchInput.DONE, place, attempts=0, due_ms=0, result=result,
+                    failure=failure,
+                )  # fmt: skip
                 return
             case Operation.COMMIT:
                 happens = BranchInput.COMMITTED

@@ -15,6 +15,9 @@ from statemachine.transactions.statuses import BranchStatus, Mode
 from statemachine.transactions.transaction import Transaction
 from statemachine.transactions.transitions import BranchInput, GlobalInput
 
+GREATEST_RESULT_BYTES: Final = 64 << 10
+"""Of what a step answers; more is not kept."""
+
 _MODE_OF: Final = {
     Program.SAGA: Mode.SAGA,
     Program.TCC: Mode.TCC,
@@ -101,7 +104,7 @@ def take_results(desk: Desk, command: ReportCalls, place: int) -> Outcome:
         due = next_calls(transaction.row, transaction.branches)
         wanted = (reported.branch_id, reported.operation)
         call = next((c for c in due if (c.branch.branch_id, c.operation) == wanted), None)
-        if call is None:
+        if call is None or _is_counted(call.branch, reported):
             continue
         _take(desk, transaction, call, reported, place)
         desk.advance(transaction, place)
@@ -109,11 +112,17 @@ def take_results(desk: Desk, command: ReportCalls, place: int) -> Outcome:
     return Applied(CallsReported(taken=taken))
 
 
+def _is_counted(branch: Branch, reported: ReportedCall) -> bool:
+    """Tell whether a call that did not succeed was reported before."""
+    definite = reported.verdict in ("DONE", "FAILED")
+    return not definite and reported.attempts not in (-1, branch.attempts)
+
+
 def _take(
     desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
 ) -> None:
     if reported.verdict == "DONE":
-        desk.done(transaction, call.branch, call.operation, place, reported.result)
+        _done(desk, transaction, call, reported, place)
     elif call.operation is Operation.FORWARD:
         _forward_failed(desk, transaction, call, reported, place)
     elif reported.verdict == "FAILED":
@@ -121,11 +130,21 @@ def _take(
         transaction.advance_branch(
             call.branch, _REFUSED[call.operation], place, detail=failure.message, failure=failure
         )
-    else:
-        happens = _RETRIED[call.operation, reported.verdict]
+    elif (happens := _RETRIED.get((call.operation, reported.verdict))) is not None:
         branch = transaction.advance_branch(call.branch, happens, place)
         _call_again(desk, transaction, branch, reported)
         transaction.advance(GlobalInput.RETRY, place)
+
+
+def _done(
+    desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
+) -> None:
+    """It is done, whatever its answer: a result that cannot be kept is left out, and said to be."""
+    kind, message, result = reported.failure_type, reported.failure_message, reported.result
+    if len(result) > GREATEST_RESULT_BYTES:
+        kind, message, result = "RESULT_TOO_LARGE", f"it has {len(result)} bytes", b""
+    failure = transaction.failure(kind, message) if kind else None
+    desk.done(transaction, call.branch, call.operation, place, result, failure)
 
 
 def _forward_failed(

@@ -127,6 +127,8 @@ class Global(
     """Tickets of whoever waits for its end."""
     options: bytes = b""
     """What a gateway keeps with it."""
+    protocol: str = ""
+    """How its branches are called: as DTM does, or, when empty, in our own way."""
 
 
 class Happening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -203,6 +205,23 @@ def append_happenings(writes: WriteBuffer, xid: str, count: int, lines: list[Hap
         kept = [] if row is None else _timelines.decode(row)
         first = max(begin - count, 0)
         writes.put(key, _encode(kept + lines[first : begin + _LINES_A_ROW - count]))
+
+
+def due_globals(
+    reader: Reader, after: tuple[int, str], upto_ms: int, *, limit: int
+) -> list[tuple[int, str]]:
+    """Return when the driver is to look at which transactions, in that order.
+
+    They come after `after`, which is such a pair, and are due at or before `upto_ms`.
+    """
+    due_ms, xid = after
+    begin = keys.DUE_GLOBAL + keys.pack_number(due_ms) + xid.encode() + b"\0"
+    stop = keys.DUE_GLOBAL + keys.pack_number(upto_ms + 1)
+    at = len(keys.DUE_GLOBAL)
+    return [
+        (int.from_bytes(key[at : at + 8], "big"), key[at + 8 :].decode())
+        for key, _ in reader.scan(begin, stop, limit=limit)
+    ]
 
 
 def erase(writes: WriteBuffer, row: Global) -> None:

@@ -29,6 +29,8 @@ from statemachine.outcomes import (
     RowLockHolder,
 )
 from statemachine.tickets import get_ticket
+from statemachine.transactions.driving import GREATEST_RESULT_BYTES
+from statemachine.transactions.due import GREATEST_NOTED
 from statemachine.transactions.planning import next_calls
 from statemachine.transactions.row_locks import RowLock
 from statemachine.transactions.rows import (
@@ -36,6 +38,7 @@ from statemachine.transactions.rows import (
     Calls,
     Global,
     RetryRule,
+    due_globals,
     get_branches,
     get_global,
     get_timeline,
@@ -672,3 +675,73 @@ def test_an_ended_transaction_is_forgotten_after_its_retention_and_leaves_nothin
     log.wait(1)
     log.fire_due()
     assert [key for key, _ in log.rows(b"X")] == []
+
+
+def test_what_did_not_succeed_counts_once_however_often_it_is_reported() -> None:
+    log = Transactions()
+    log.saga(step("a"))
+    first = ReportedCall("x", 1, "FORWARD", "RETRY", b"", "TIMEOUT", "no answer", 0, attempts=0)
+    assert result(log.do(ReportCalls(epoch=1, calls=(first, first)))) == CallsReported(taken=1)
+    assert result(log.do(ReportCalls(epoch=1, calls=(first,)))) == CallsReported(taken=0)
+    assert log.branches()[0].attempts == 1
+
+
+def test_a_decision_is_carried_out_at_once_though_a_step_was_to_wait() -> None:
+    log = Transactions()
+    log.saga(step("a"), timeout_ms=100)
+    log.told("a", "RETRY")
+    assert log.branches()[0].due_ms > 0
+    log.wait(100)
+    log.fire_due()
+    assert log.row().status == "TIMEOUT_ROLLING_BACK"
+    assert (log.row().due_ms, log.branches()[0].attempts) == (0, 0)
+
+
+def test_a_result_that_is_too_large_is_left_out_and_said_to_be() -> None:
+    log = Transactions()
+    log.saga(step("a"), step("b", 0))
+    large = b'"' + b"x" * GREATEST_RESULT_BYTES + b'"'
+    done = ReportedCall("x", 1, "FORWARD", "DONE", large, "", "", 0)
+    result(log.do(ReportCalls(epoch=1, calls=(done,))))
+    branch = log.branches()[0]
+    assert (branch.status, branch.result) == ("PHASE_ONE_DONE", b"")
+    assert branch.failure is not None
+    assert branch.failure.type == "RESULT_TOO_LARGE"
+
+
+def test_a_verdict_that_nobody_knows_changes_nothing() -> None:
+    log = Transactions()
+    log.begin()
+    log.branch(mode="XA")
+    log.commit()
+    odd = ReportedCall("x", 1, "COMMIT", "PERHAPS", b"", "", "", 0)
+    log.do(ReportCalls(epoch=1, calls=(odd,)))
+    assert log.statuses() == ["PHASE_ONE_DONE"]
+
+
+def test_the_index_of_what_is_due_is_read_on_from_where_one_was() -> None:
+    log = Transactions()
+    for xid in ("b", "a", "c"):
+        log.saga(step("s"), xid=xid)
+    log.told("s", "RETRY", xid="a")
+    due_ms = log.row("a").due_ms
+    assert due_globals(log.store, (0, ""), 0, limit=10) == [(0, "b"), (0, "c")]
+    assert due_globals(log.store, (0, "b"), due_ms, limit=10) == [(0, "c"), (due_ms, "a")]
+    assert due_globals(log.store, (0, "b"), due_ms, limit=1) == [(0, "c")]
+    assert due_globals(log.store, (due_ms, "a"), due_ms, limit=10) == []
+
+
+def test_a_driver_is_told_of_what_entries_left_it_to_do() -> None:
+    log = Transactions()
+    notes = log.machine.due_transactions
+    assert notes.take() is None  # at first only the index tells
+    assert notes.take() == []
+    log.saga(step("s"))
+    log.begin("y")
+    assert notes.take() == ["x"]
+    log.told("s")
+    assert not notes
+    for number in range(GREATEST_NOTED + 1):
+        notes.note(str(number))
+    assert notes.take() is None
+    assert notes.take() == []

@@ -178,9 +178,9 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     (
         commands.ReportCalls(
             epoch=2,
-            calls=(commands.ReportedCall("x", 1, "COMMIT", "DONE", b"r", "t", "m", 500),),
+            calls=(commands.ReportedCall("x", 1, "COMMIT", "DONE", b"r", "t", "m", 500, 3),),
         ),
-        "9341029198a17801a6434f4d4d4954a4444f4e45c40172a174a16dcd01f4",
+        "9341029199a17801a6434f4d4d4954a4444f4e45c40172a174a16dcd01f403",
     ),
     (
         commands.OperateGlobal(xid="x", action="FORGET", reason="r", principal="p"),
