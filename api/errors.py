@@ -75,6 +75,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "SEQUENCE_EXHAUSTED": ProblemKind(409, "The sequence has too few numbers left"),
     "LOCK_HELD": ProblemKind(409, "The lock is held"),
     "LOCK_UPGRADE_REFUSED": ProblemKind(409, "A shared lock cannot be made exclusive"),
+    "REQUEST_ABANDONED": ProblemKind(409, "The request was abandoned by its client"),
     "FENCING_TOKEN_STALE": ProblemKind(409, "The fencing token is not that of a lease"),
     "VECTOR_TOO_LARGE": ProblemKind(409, "The vector cannot hold so many participants"),
     "TOO_MANY_SIBLINGS": ProblemKind(409, "The object has too many concurrent values"),

@@ -13,6 +13,7 @@ from api.cluster import Consistency
 from api.endpoints import (
     BODY_ERRORS,
     CONSISTENCY,
+    KEYLESS_WRITE_ERRORS,
     PAGE,
     READ_ERRORS,
     WRITE_ERRORS,
@@ -20,12 +21,20 @@ from api.endpoints import (
     Parameter,
 )
 from api.replies import Reply
+from api.requests import KEY_PATTERN
 from api.service import Service, applied
 from api.shapes import Answer, Body, Name, Page
-from statemachine.commands import AbandonLock, AcquireLock, ReleaseLock, RenewLock
+from statemachine.commands import AbandonAcquire, AbandonLock, AcquireLock, ReleaseLock, RenewLock
 from statemachine.lock_rows import LockStatus, get_lock, is_current, list_locks, mode_of
 from statemachine.locks import GREATEST_TTL_MS, GREATEST_WAIT_MS, LEAST_TTL_MS
-from statemachine.outcomes import LockGranted, LockHolder, LockReleased, Position, RequestOutcome
+from statemachine.outcomes import (
+    LockAbandoned,
+    LockGranted,
+    LockHolder,
+    LockReleased,
+    Position,
+    RequestOutcome,
+)
 
 GREATEST_SHOWN: Final = 100
 """How many holders, and how many waiters, the view of one lock names."""
@@ -60,6 +69,20 @@ class HoldBody(Body, frozen=True, kw_only=True):
     fencing_token: FencingToken
 
 
+class AbandonBody(Body, frozen=True, kw_only=True):
+    """Which acquire is to be undone."""
+
+    owner: Name
+    idempotency_key: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=KEY_PATTERN,
+            description="The `Idempotency-Key` under which the lock was asked for.",
+            examples=["acquireLock-1"],
+        ),
+    ]
+
+
 class VerifyBody(Body, frozen=True, kw_only=True):
     """What somebody came with who says that he has a lock."""
 
@@ -84,6 +107,17 @@ class Release(Answer, frozen=True, kw_only=True):
     fencing_token: int
     released: bool
     """False when it had been released before."""
+
+
+class Abandonment(Answer, frozen=True, kw_only=True):
+    """What there was to undo. Both are false when the request had not arrived, or had ended."""
+
+    name: str
+    owner: str
+    cancelled: bool
+    """It waited."""
+    released: bool
+    """It had the lock."""
 
 
 class Verdict(Answer, frozen=True, kw_only=True):
@@ -134,6 +168,7 @@ class Locks:
         self._service = service
         self._acquires = msgspec.json.Decoder(AcquireBody)
         self._holds = msgspec.json.Decoder(HoldBody)
+        self._abandons = msgspec.json.Decoder(AbandonBody)
         self._verifies = msgspec.json.Decoder(VerifyBody)
 
     async def acquire(self, request: web.Request) -> Reply:
@@ -178,6 +213,32 @@ class Locks:
             released=done.released,
         )
         return service.written(200, answer, outcome, outcome.position)
+
+    async def abandon(self, request: web.Request) -> Reply:
+        """Undo an acquire of a client that no longer wants its outcome.
+
+        Under no key of its own: it is done by its nature as often as it is asked for.
+        """
+        service = self._service
+        body = await requests.read_json(request, service.settings)
+        asked = json_text.decode(body, self._abandons)
+        name = requests.path_name(request, "name")
+        command = AbandonAcquire(
+            name=name,
+            owner=requests.name("owner", asked.owner),
+            principal=requests.PRINCIPAL,
+            key=asked.idempotency_key,
+            ttl_ms=service.settings.idempotency_ttl_ms,
+        )
+        outcome = await service.cluster.propose(
+            (command,), timeout_ms=requests.timeout_ms(request, service.settings)
+        )
+        done = applied(outcome)
+        assert isinstance(done, LockAbandoned)
+        answer = Abandonment(
+            name=name, owner=command.owner, cancelled=done.cancelled, released=done.released
+        )
+        return service.replies.success(200, answer, outcome.position)
 
     async def verify(self, request: web.Request) -> Reply:
         """Look at the token. Never at a state that may be old: that is what tokens are against."""
@@ -277,6 +338,7 @@ def endpoints(service: Service) -> list[Endpoint]:
                 *BODY_ERRORS,
                 *WRITE_ERRORS,
                 "LOCK_HELD",
+                "REQUEST_ABANDONED",
                 "LOCK_UPGRADE_REFUSED",
                 "LOCK_QUEUE_FULL",
                 "LOCK_TABLE_FULL",
@@ -310,6 +372,20 @@ def endpoints(service: Service) -> list[Endpoint]:
             parameters=(name,),
             errors=(*BODY_ERRORS, *WRITE_ERRORS, "FENCING_TOKEN_STALE"),
             writes=True,
+            timed=True,
+        ),
+        Endpoint(
+            method="POST",
+            path=f"{path}/{{name}}/abandon",
+            operation="abandonLock",
+            summary="Undo a request for a lock, whether it waits, was granted or is still to come",
+            tag=tag,
+            handler=locks.abandon,
+            body=AbandonBody,
+            answer=Abandonment,
+            parameters=(name,),
+            errors=(*BODY_ERRORS, *KEYLESS_WRITE_ERRORS, "IDEMPOTENCY_TABLE_FULL"),
+            keyed=True,
             timed=True,
         ),
         Endpoint(

@@ -19,7 +19,7 @@ from api.settings import (
     GREATEST_PAGE,
     ApiSettings,
 )
-from api.shapes import PRINTABLE
+from api.shapes import END, PRINTABLE
 from statemachine.commands import IdempotencyKey
 from statemachine.keys import GREATEST_NUMBER, GREATEST_PLACE
 from statemachine.outcomes import Position
@@ -34,7 +34,11 @@ POSITION: Final = r"^[0-9]{1,19}\.[0-9]{1,10}$"
 """How a position in the log is written, `entry.place`."""
 
 GREATEST_KEY_LENGTH: Final = 200
+KEY_PATTERN: Final = f"^[!-~]{{1,{GREATEST_KEY_LENGTH}}}{END}"
 DIGEST_BYTES: Final = 16
+
+PRINCIPAL: Final = ""
+"""Whose all idempotency keys are, as long as nobody needs to say who asks."""
 
 _PRINTABLE: Final = re.compile(PRINTABLE)
 _VISIBLE_ASCII: Final = re.compile(rf"[!-~]{{1,{GREATEST_KEY_LENGTH}}}")
@@ -158,7 +162,7 @@ def idempotency(request: web.Request, body: bytes, settings: ApiSettings) -> Ide
     asked = blake2b(f"{request.method} {request.path}\n".encode(), digest_size=DIGEST_BYTES)
     asked.update(body)
     return IdempotencyKey(
-        principal="", key=key, digest=asked.digest(), ttl_ms=settings.idempotency_ttl_ms
+        principal=PRINCIPAL, key=key, digest=asked.digest(), ttl_ms=settings.idempotency_ttl_ms
     )
 
 

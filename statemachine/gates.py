@@ -36,6 +36,7 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.RenewLock: 1,
     commands.ReleaseLock: 1,
     commands.AbandonLock: 1,
+    commands.AbandonAcquire: 1,
     commands.IncrementVersion: 1,
     commands.MergeVersion: 1,
     commands.WriteObject: 1,

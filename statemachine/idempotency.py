@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from statemachine import keys, timers
-from statemachine.commands import IdempotencyKey
+from statemachine.commands import AcquireLock, IdempotencyKey, Request
 from statemachine.outcomes import (
     Outcome,
     Position,
@@ -40,6 +40,17 @@ KEY_REUSED: Final = Rejected(
     "This idempotency key belongs to a request with another content. Use a new key for it.",
 )
 
+ABANDONED: Final = Rejected(
+    RejectionCode.REQUEST_ABANDONED,
+    "The request was abandoned by its client before it arrived; nothing was done. Ask again under "
+    "another key.",
+)
+
+OWN_KEY: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    "A request cannot abandon what goes under its own idempotency key. Send it without a key.",
+)
+
 TABLE_FULL: Final = Rejected(
     RejectionCode.IDEMPOTENCY_TABLE_FULL,
     "No further idempotency key can be remembered now. Retry later, or send the request without.",
@@ -50,6 +61,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """What a key's row holds."""
 
     digest: bytes
+    """Empty when the key was abandoned before anything came under it."""
     expires_at_ms: int
     """In elapsed time; when the key's timer is due."""
     position: Position
@@ -66,18 +78,31 @@ def row_id(key: IdempotencyKey) -> bytes | None:
     return identity if len(identity) <= keys.GREATEST_NAME_BYTES else None
 
 
+def refusal(remembered: Remembered, request: Request) -> Rejected:
+    """Return the answer to a request whose key belongs to something else."""
+    acquires = all(isinstance(command, AcquireLock) for command in request.commands)
+    return ABANDONED if acquires and not remembered.digest else KEY_REUSED
+
+
 class IdempotencyTable:
     """The remembered keys of the state."""
 
-    __slots__ = ("_state", "_writes")
+    __slots__ = ("_state", "_writes", "applying")
 
     def __init__(self, state: MachineState, writes: WriteBuffer) -> None:
         self._state = state
         self._writes = writes
+        self.applying: bytes | None = None
+        """The key of the request that is being applied; it is remembered afterwards."""
 
     @property
     def full(self) -> bool:
         return self._state.idempotency_count >= GREATEST_COUNT
+
+    def refuse(self, identity: bytes, key: IdempotencyKey, position: Position) -> None:
+        """Remember that what comes under a key, which must be new, is not to be done."""
+        refused = RequestOutcome(position, False, (ABANDONED,))
+        self.remember(identity, key, self._state.elapsed_ms, refused)
 
     def recall(self, identity: bytes) -> Remembered | None:
         row = self._writes.get(keys.IDEMPOTENCY + identity)

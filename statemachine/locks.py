@@ -208,8 +208,8 @@ class Locks:
 
     def abandon(self, command: AbandonLock, place: int) -> Outcome:
         """Undo an acquire that nobody has heard of."""
-        ticket = self._tickets.get(command.acquire)
-        if ticket is not None and ticket.outcome is None and ticket.kind is TicketKind.LOCK:
+        ticket = self._waiting_ticket(command)
+        if ticket is not None:
             self.end_wait(command.acquire, ticket, place)
             return Applied(LockAbandoned(cancelled=True, released=False))
         lock = self._open(command.name, command.owner, place)
@@ -221,6 +221,19 @@ class Locks:
             self._give_back(lock, hold, place)
         self._close(lock, place)
         return Applied(LockAbandoned(cancelled=False, released=unheard))
+
+    def _waiting_ticket(self, command: AbandonLock) -> Ticket | None:
+        """Return the ticket of an acquire that waits; None when it, or anybody else, does not."""
+        position = command.acquire
+        ticket = self._tickets.get(position)
+        if ticket is None or ticket.outcome is not None or ticket.kind is not TicketKind.LOCK:
+            return None
+        if ticket.reference != key_of(command.name):
+            return None
+        queue = keys.LOCK_QUEUE + ticket.reference
+        content = linked_rows.get(self._writes, queue, packed(position))
+        assert content is not None, "who waits for a lock stands in its queue"
+        return ticket if decode_waiter(content).owner == command.owner else None
 
     # --- what ends a wait or a lease
 

@@ -23,6 +23,7 @@ from statemachine.members import Participants, join, leave
 from statemachine.objects import ObjectWriter
 from statemachine.outcomes import (
     Applied,
+    LockAbandoned,
     Outcome,
     Position,
     Rejected,
@@ -360,7 +361,7 @@ class Machine:
         remembered = self._remembered.recall(identity)
         if remembered is not None:
             if remembered.digest != key.digest:
-                return self._reject(request, place, idempotency.KEY_REUSED)
+                return self._reject(request, place, idempotency.refusal(remembered, request))
             return RequestOutcome(remembered.position, True, remembered.outcomes)
         if self._remembered.full:
             return self._reject(request, place, idempotency.TABLE_FULL)
@@ -369,7 +370,9 @@ class Machine:
             min(key.ttl_ms, idempotency.GREATEST_TTL_MS),
             request.expires_at_ms + 1 - self._state.elapsed_ms,
         )
+        self._remembered.applying = identity
         outcome = self._execute_all(request, place)
+        self._remembered.applying = None
         self._tickets.kept_ms = LEAST_KEPT_MS
         self._remembered.remember(identity, key, request.expires_at_ms, outcome)
         return outcome
@@ -427,6 +430,8 @@ class Machine:
                 return self._locks.release(command, place)
             case commands.AbandonLock():
                 return self._locks.abandon(command, place)
+            case commands.AbandonAcquire():
+                return self._abandon_acquire(command, place)
             case commands.IncrementVersion():
                 return self._versions.increment(command, place)
             case commands.MergeVersion():
@@ -520,6 +525,25 @@ class Machine:
         if waits:
             self._end_wait(position, ticket, place)
         return Applied(WaitCancelled(cancelled=waits))
+
+    def _abandon_acquire(self, command: commands.AbandonAcquire, place: int) -> Outcome:
+        """Undo what came under a key, or see to it that nothing will."""
+        key = commands.IdempotencyKey(command.principal, command.key, b"", command.ttl_ms)
+        identity = idempotency.row_id(key)
+        if identity is None:
+            return idempotency.KEY_UNUSABLE
+        if identity == self._remembered.applying:
+            return idempotency.OWN_KEY
+        remembered = self._remembered.recall(identity)
+        if remembered is not None:
+            undone = commands.AbandonLock(
+                name=command.name, owner=command.owner, acquire=remembered.position
+            )
+            return self._locks.abandon(undone, place)
+        if self._remembered.full:
+            return idempotency.TABLE_FULL
+        self._remembered.refuse(identity, key, Position(self._state.applied_index, place))
+        return Applied(LockAbandoned(cancelled=False, released=False))
 
     def _end_wait(self, position: Position, ticket: Ticket, place: int) -> None:
         """End a wait whose turn has not come."""

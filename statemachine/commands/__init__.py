@@ -28,7 +28,13 @@ from statemachine.commands.housekeeping import (
     TrimEvents,
 )
 from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
-from statemachine.commands.locks import AbandonLock, AcquireLock, ReleaseLock, RenewLock
+from statemachine.commands.locks import (
+    AbandonAcquire,
+    AbandonLock,
+    AcquireLock,
+    ReleaseLock,
+    RenewLock,
+)
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import (
     Ballot,
@@ -66,6 +72,7 @@ from statemachine.commands.versions import IncrementVersion, MergeVersion, Write
 __all__ = [
     "ENTRY_FORMAT",
     "MAX_ENTRY_BYTES",
+    "AbandonAcquire",
     "AbandonLock",
     "AcknowledgeSync",
     "AcquireLock",

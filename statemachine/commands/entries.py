@@ -15,7 +15,13 @@ from statemachine.commands.housekeeping import (
     TrimEvents,
 )
 from statemachine.commands.hybrid_clock import ObserveHybridTime, TickHybridClock
-from statemachine.commands.locks import AbandonLock, AcquireLock, ReleaseLock, RenewLock
+from statemachine.commands.locks import (
+    AbandonAcquire,
+    AbandonLock,
+    AcquireLock,
+    ReleaseLock,
+    RenewLock,
+)
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import DecideProposal, ProposeData, VoteProposals
 from statemachine.commands.sequences import AdvanceSequence
@@ -77,6 +83,7 @@ AnyCommand = (
     | RenewLock
     | ReleaseLock
     | AbandonLock
+    | AbandonAcquire
     | IncrementVersion
     | MergeVersion
     | WriteObject

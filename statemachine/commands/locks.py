@@ -46,3 +46,18 @@ class AbandonLock(Command, frozen=True, tag=53):
     owner: str
     acquire: Position
     """Where the AcquireLock stands, which is also the name of its ticket."""
+
+
+class AbandonAcquire(Command, frozen=True, tag=54):
+    """Undo the AcquireLock that went, or is still to come, under an idempotency key.
+
+    Does what AbandonLock does, by the request's key. When no request with this key was applied yet,
+    the key is remembered as abandoned, so that a copy which arrives later is refused.
+    """
+
+    name: str
+    owner: str
+    principal: str
+    key: str
+    ttl_ms: int
+    """How long the key is remembered if nothing came under it, in elapsed time."""

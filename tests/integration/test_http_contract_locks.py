@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from api.cluster import Consistency, NoQuorumError, OutcomeUnknownError
-from statemachine import locks
+from statemachine import idempotency, locks
 from tests.integration.local_cluster import START_MS
 from tests.integration.serving import LOCKS, Answered, Api, serving
 
 LOCK = f"{LOCKS}/stock"
-ACQUIRE, RENEW, RELEASE, VERIFY = (
-    f"{LOCK}/{verb}" for verb in ("acquire", "renew", "release", "verify")
+ACQUIRE, RENEW, RELEASE, VERIFY, ABANDON = (
+    f"{LOCK}/{verb}" for verb in ("acquire", "renew", "release", "verify", "abandon")
 )
 GREATEST = 2**63 - 1
 
@@ -236,6 +236,59 @@ async def test_a_wrong_field_of_a_hold_is_named(
     api: Api, path: str, body: dict[str, object], field: str
 ) -> None:
     assert (await api.post(path, body)).refused == (422, "INVALID_FIELD", [field])
+
+
+# POST …/abandon
+
+
+async def test_what_was_granted_under_a_key_is_undone_by_it(api: Api) -> None:
+    headers = {"Idempotency_Key": "k"}
+    await api.post(ACQUIRE, {"owner": "a", "ttlMs": 30_000}, **headers)
+    body = {"owner": "a", "idempotencyKey": "k"}
+    undone = await api.post(ABANDON, body)
+    assert undone.status == 200
+    assert undone.body == {"name": "stock", "owner": "a", "cancelled": False, "released": True}
+    again = await api.post(ABANDON, body, Idempotency_Key="another")
+    assert (again.body["cancelled"], again.body["released"]) == (False, False)
+    assert "Idempotency-Replayed" not in again.headers
+    assert (await acquire(api, "b")).status == 200
+
+
+async def test_a_request_that_arrives_after_it_was_abandoned_is_refused(api: Api) -> None:
+    await api.post(ABANDON, {"owner": "a", "idempotencyKey": "k"})
+    late = await api.post(ACQUIRE, {"owner": "a", "ttlMs": 30_000}, Idempotency_Key="k")
+    assert late.refused == (409, "REQUEST_ABANDONED", [])
+    assert (await acquire(api, "b")).status == 200
+    other = await api.post(RELEASE, {"owner": "b", "fencingToken": 1}, Idempotency_Key="k")
+    assert other.refused == (422, "IDEMPOTENCY_KEY_REUSED", [])
+
+
+async def test_an_abandoned_key_needs_room_like_any_other(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "GREATEST_COUNT", 0)
+    refused = await api.post(ABANDON, {"owner": "a", "idempotencyKey": "k"})
+    assert refused.refused == (429, "IDEMPOTENCY_TABLE_FULL", [])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"owner": "a"}, "idempotencyKey"),
+        ({"idempotencyKey": "k"}, "owner"),
+        ({"owner": "a", "idempotencyKey": ""}, "idempotencyKey"),
+        ({"owner": "a", "idempotencyKey": "k" * 201}, "idempotencyKey"),
+        ({"owner": "a", "idempotencyKey": "two words"}, "idempotencyKey"),
+        ({"owner": "a", "idempotencyKey": "k\n"}, "idempotencyKey"),
+        ({"owner": "", "idempotencyKey": "k"}, "owner"),
+    ],
+)
+async def test_what_cannot_be_abandoned_names_the_field(
+    api: Api, body: dict[str, str], field: str
+) -> None:
+    refused = await api.post(ABANDON, body)
+    assert refused.refused == (422, "INVALID_FIELD", [field])
+    assert api.cluster.applied_position().entry == 0
 
 
 # POST …/verify

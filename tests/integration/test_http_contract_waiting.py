@@ -358,6 +358,20 @@ async def test_with_a_key_the_wait_goes_on_without_its_client(api: Api) -> None:
     await answer(c)
 
 
+async def test_a_wait_that_is_abandoned_ends_at_whichever_node_it_waits(api: Api) -> None:
+    await acquire(api, "a")
+    async with serving(api.cluster) as other:
+        b = await waiting(api, "b", Idempotency_Key="k")
+        c = await waiting(api, "c")
+        body = {"owner": "b", "idempotencyKey": "k"}
+        abandoned = await other.post(f"{LOCK}/abandon", body)
+        assert (abandoned.body["cancelled"], abandoned.body["released"]) == (True, False)
+        assert (await answer(b)).code == "LOCK_HELD"
+    assert waiters(api.cluster) == ["c"]
+    await release(api, "a", 1)
+    assert (await answer(c)).body["fencingToken"] == 2
+
+
 async def test_a_retry_attaches_to_the_wait_at_any_node(api: Api) -> None:
     await acquire(api, "a")
     async with serving(api.cluster) as other:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
+    AbandonAcquire,
     AcquireLock,
     AnyCommand,
     FireTimers,
@@ -76,6 +77,12 @@ def renew(token: int, owner: str = "a", name: str = "l") -> RenewLock:
 
 def release(token: int, owner: str = "a", name: str = "l") -> ReleaseLock:
     return ReleaseLock(name=name, owner=owner, fencing_token=token)
+
+
+def abandon_acquire(
+    text: str = "k", owner: str = "a", name: str = "l", *, principal: str = "p"
+) -> AbandonAcquire:
+    return AbandonAcquire(name=name, owner=owner, principal=principal, key=text, ttl_ms=3_600_000)
 
 
 def increment(key: str = "k", node_id: str = "a") -> IncrementVersion:

@@ -6,6 +6,7 @@ import random
 
 from statemachine.codec import encode_entry, encode_request, encode_unit
 from statemachine.commands import (
+    AbandonAcquire,
     AbandonLock,
     AcknowledgeSync,
     AcquireLock,
@@ -142,7 +143,15 @@ def _command(drawn: random.Random, wall_ms: int, elapsed_ms: int) -> AnyCommand:
 def _lock_command(drawn: random.Random, name: str) -> AnyCommand:
     owner, token = drawn.choice("xyz"), drawn.randrange(20)
     position = Position(drawn.randrange(100), drawn.randrange(3))
-    match drawn.randrange(8):
+    match drawn.randrange(9):
+        case 8:
+            return AbandonAcquire(
+                name=name,
+                owner=owner,
+                principal=drawn.choice("pq"),
+                key=str(drawn.randrange(40)),
+                ttl_ms=drawn.choice([0, 5_000]),
+            )
         case 0:
             return RenewLock(name=name, owner=owner, fencing_token=token)
         case 1:

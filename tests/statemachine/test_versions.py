@@ -8,6 +8,7 @@ import pytest
 
 from statemachine import gates
 from statemachine.commands import (
+    AbandonAcquire,
     AbandonLock,
     AcknowledgeSync,
     ActivateVersion,
@@ -84,6 +85,7 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         renew(1),
         release(1),
         AbandonLock(name="l", owner="a", acquire=Position(1, 0)),
+        AbandonAcquire(name="l", owner="a", principal="", key="k", ttl_ms=1),
         increment(),
         merge({"a": 1}),
         write(b"1"),

@@ -61,6 +61,7 @@ PROMISED = {
     "/api/v1/locks/{name}/acquire": {"post"},
     "/api/v1/locks/{name}/renew": {"post"},
     "/api/v1/locks/{name}/release": {"post"},
+    "/api/v1/locks/{name}/abandon": {"post"},
     "/api/v1/locks/{name}/verify": {"post"},
     "/api/v1/cluster": {"get"},
     "/api/v1/cluster/routing": {"get"},

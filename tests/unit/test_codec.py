@@ -75,6 +75,10 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         commands.AbandonLock(name="l", owner="o", acquire=Position(300, 4)),
         "9435a16ca16f92cd012c04",
     ),
+    (
+        commands.AbandonAcquire(name="l", owner="o", principal="p", key="k", ttl_ms=300),
+        "9636a16ca16fa170a16bcd012c",
+    ),
     (commands.IncrementVersion(key="k", node_id="n"), "9314a16ba16e"),
     (
         commands.MergeVersion(key="k", node_id="n", vector={"b": 300, "a": 1}),
