@@ -18,6 +18,7 @@ from scripts.tidelock_scripts.bench import (
     in_process,
     locks,
     steady,
+    vectors,
     watch,
 )
 from scripts.tidelock_scripts.bench.figures import Figure, as_json, print_figures
@@ -33,6 +34,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "tso": steady.tso,
     "sequences": steady.sequences,
     "locks": locks.locks,
+    "vectors": vectors.vectors,
     "latency": steady.latency,
     "in-process": in_process.in_process,
     "watch": watch.watch,
