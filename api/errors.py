@@ -90,6 +90,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "TRANSACTION_DECIDED": ProblemKind(409, "The transaction is decided otherwise"),
     "BRANCH_FAILED": ProblemKind(409, "A branch of the transaction failed"),
     "BRANCH_UNFINISHED": ProblemKind(409, "A branch of the transaction has not reported"),
+    "BRANCH_NOT_TRIED": ProblemKind(409, "The branch has not been tried"),
     "BRANCH_STATUS_FIXED": ProblemKind(409, "The branch cannot change so any more"),
     "LOCK_CONFLICT": ProblemKind(409, "A row is locked by another transaction"),
     "DEADLOCK": ProblemKind(409, "Transactions wait for each other"),

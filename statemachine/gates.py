@@ -57,6 +57,12 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.RunGlobal: 1,
     commands.ReportCalls: 1,
     commands.OperateGlobal: 1,
+    commands.LockRows: 1,
+    commands.UnlockRows: 1,
+    commands.PassFence: 1,
+    commands.AbandonBranch: 1,
+    commands.SetTransactionRetention: 1,
+    commands.RecordAction: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

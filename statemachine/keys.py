@@ -29,7 +29,8 @@
     D e  decided  proposed                 -> id            decided proposals, in that order
     D c  key\\0                               committed data
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
-    X?                                       global transactions and their row locks
+    X ?                                      global transactions, their row locks, what is told of
+                                             them: see `statemachine.transactions`
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -84,6 +85,10 @@ BRANCH: Final = b"Xb"
 TIMELINE: Final = b"Xt"
 DUE_GLOBAL: Final = b"Xd"
 BEGUN: Final = b"Xn"
+FENCE: Final = b"Xf"
+SUMMARY: Final = b"Xs"
+INCIDENT: Final = b"Xi"
+AUDIT: Final = b"Xa"
 ROW_LOCK: Final = b"Xl"
 ROW_LOCK_OWNER: Final = b"Xo"
 ROW_LOCK_QUEUE: Final = b"Xq"

@@ -13,6 +13,7 @@ from typing import Final, assert_never
 import msgspec
 
 from statemachine import commands, gates, hybrid_clock, idempotency, keys, oracle, sessions, timers
+from statemachine.audit import AuditLog
 from statemachine.change_log import ChangeLog
 from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
 from statemachine.commands import AnyCommand, FireTimers, Request, Unit
@@ -128,7 +129,10 @@ class Machine:
         self._tickets = Tickets(state, self._writes, self._changes)
         self._locks = Locks(state, self._writes, self._changes, self._tickets)
         self._proposals = Proposals(state, self._writes, self._changes, self._tickets)
-        self._coordinator = Coordinator(state, self._writes, self._changes, self._tickets)
+        self._audit = AuditLog(state, self._writes, self._changes)
+        self._coordinator = Coordinator(
+            state, self._writes, self._changes, self._tickets, self._audit
+        )
         self._participants = Participants(state, self._writes, self._changes)
         self._sessions = Sessions(state, self._writes)
         self._remembered = IdempotencyTable(state, self._writes)
@@ -201,6 +205,21 @@ class Machine:
     def lock_wait_count(self) -> int:
         """Acquires that wait for their turn."""
         return self._state.lock_wait_count
+
+    @property
+    def global_count(self) -> int:
+        """Global transactions that have not ended."""
+        return self._state.global_count
+
+    @property
+    def row_lock_count(self) -> int:
+        """Rows that branches hold, each counted for each branch that shares it."""
+        return self._state.row_lock_count
+
+    @property
+    def transaction_retention_ms(self) -> tuple[int, int]:
+        """How long an ended transaction is kept in full, and then its summary."""
+        return self._state.retention_ms, self._state.summary_retention_ms
 
     @property
     def sync_round(self) -> int:
@@ -466,8 +485,16 @@ class Machine:
                 | commands.RunGlobal()
                 | commands.ReportCalls()
                 | commands.OperateGlobal()
+                | commands.LockRows()
+                | commands.UnlockRows()
+                | commands.PassFence()
+                | commands.AbandonBranch()
             ):
                 return self._coordinator.execute(command, place)
+            case commands.SetTransactionRetention():
+                return self._coordinator.set_retention(command)
+            case commands.RecordAction():
+                return self._audit.record_action(command, place)
             case _:
                 assert_never(command)
 
@@ -484,7 +511,9 @@ class Machine:
             fired += 1
         return Applied(TimersFired(fired=fired))
 
-    def _fire(self, due_ms: int, kind: TimerKind, timer_id: bytes, place: int) -> None:
+    def _fire(  # noqa: PLR0912 - a case for each timer
+        self, due_ms: int, kind: TimerKind, timer_id: bytes, place: int
+    ) -> None:
         match kind:
             case TimerKind.IDEMPOTENCY_EXPIRY:
                 self._remembered.forget(due_ms, timer_id)
@@ -508,6 +537,8 @@ class Machine:
                 self._coordinator.time_out(due_ms, timer_id.decode(), place)
             case TimerKind.GLOBAL_RETENTION:
                 self._coordinator.forget(due_ms, timer_id.decode())
+            case TimerKind.GLOBAL_SUMMARY_EXPIRY:
+                self._coordinator.forget_summary(due_ms, timer_id.decode())
             case unknown:
                 assert_never(unknown)
 

@@ -64,6 +64,18 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """The number in the last xid that was made here."""
     last_branch: int = 0
     """The id of the last branch registered."""
+    row_lock_count: int = 0
+    """Rows that branches hold, each counted for each branch that shares it."""
+    retention_ms: int = 24 * 3_600_000
+    """How long an ended transaction is kept in full, in elapsed time."""
+    summary_retention_ms: int = 30 * 24 * 3_600_000
+    """How long it is remembered after that that it ended, and how; 0: for ever."""
+    incident_count: int = 0
+    """The number of the last failure that a branch told of."""
+    audit_count: int = 0
+    """The number of the last act of an operator that was recorded."""
+    audit_digest: bytes = b""
+    """The digest of that record."""
     coordinator_lamport: int = 0
     """The coordinator's own Lamport clock, which ticks with everything in a timeline."""
     checkpoint_index: int = 0

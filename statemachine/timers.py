@@ -40,6 +40,8 @@ class TimerKind(enum.IntEnum):
     """The id is the xid of a transaction that nobody has decided."""
     GLOBAL_RETENTION = 31
     """The id is the xid of a transaction that has ended."""
+    GLOBAL_SUMMARY_EXPIRY = 33
+    """The id is the xid of a transaction of which no more is known than how it ended."""
     SYNC_REPORT_EXPIRY = 21
     """The id is the terminated name of the participant that reported."""
 

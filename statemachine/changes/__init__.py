@@ -7,6 +7,7 @@ kept as long as events are.
 from statemachine.changes.change import Change
 from statemachine.changes.cluster import ParticipantJoined, ParticipantLeft, RoutingChanged
 from statemachine.changes.locks import LockExpired, LockGranted, LockReleased
+from statemachine.changes.operating import OperatorActed
 from statemachine.changes.proposals import (
     ProposalCommitted,
     ProposalProposed,
@@ -30,6 +31,7 @@ AnyChange = (
     | ProposalCommitted
     | ProposalRejected
     | GlobalChanged
+    | OperatorActed
 )
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "LockExpired",
     "LockGranted",
     "LockReleased",
+    "OperatorActed",
     "ParticipantJoined",
     "ParticipantLeft",
     "ProposalCommitted",

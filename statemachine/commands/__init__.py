@@ -8,6 +8,7 @@ Everything is encoded as msgpack arrays. A tag, once released, keeps its meaning
 are only ever appended together with a new tag, because unknown fields are refused.
 """
 
+from statemachine.commands.branches import AbandonBranch, LockRows, PassFence, UnlockRows
 from statemachine.commands.command import Command
 from statemachine.commands.entries import (
     ENTRY_FORMAT,
@@ -35,6 +36,7 @@ from statemachine.commands.locks import (
     ReleaseLock,
     RenewLock,
 )
+from statemachine.commands.operating import RecordAction, SetTransactionRetention
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import (
     Ballot,
@@ -73,6 +75,7 @@ __all__ = [
     "ENTRY_FORMAT",
     "MAX_ENTRY_BYTES",
     "AbandonAcquire",
+    "AbandonBranch",
     "AbandonLock",
     "AcknowledgeSync",
     "AcquireLock",
@@ -93,11 +96,14 @@ __all__ = [
     "IncrementVersion",
     "JoinParticipant",
     "LeaveParticipant",
+    "LockRows",
     "MergeVersion",
     "ObserveHybridTime",
     "OperateGlobal",
+    "PassFence",
     "ProposeData",
     "ReceiveMessage",
+    "RecordAction",
     "RecordEvent",
     "RegisterBranch",
     "ReleaseLock",
@@ -111,6 +117,7 @@ __all__ = [
     "RunGlobal",
     "SendMessage",
     "SetSyncInterval",
+    "SetTransactionRetention",
     "Step",
     "SyncClock",
     "TickHybridClock",
@@ -119,6 +126,7 @@ __all__ = [
     "TrimChanges",
     "TrimEvents",
     "Unit",
+    "UnlockRows",
     "VoteProposals",
     "WriteObject",
 ]

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from statemachine.commands.branches import AbandonBranch, LockRows, PassFence, UnlockRows
 from statemachine.commands.housekeeping import (
     ActivateVersion,
     CancelWait,
@@ -22,6 +23,7 @@ from statemachine.commands.locks import (
     ReleaseLock,
     RenewLock,
 )
+from statemachine.commands.operating import RecordAction, SetTransactionRetention
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import DecideProposal, ProposeData, VoteProposals
 from statemachine.commands.sequences import AdvanceSequence
@@ -62,6 +64,10 @@ TransactionCommand = (
     | RunGlobal
     | ReportCalls
     | OperateGlobal
+    | LockRows
+    | UnlockRows
+    | PassFence
+    | AbandonBranch
 )
 
 AnyCommand = (
@@ -104,6 +110,12 @@ AnyCommand = (
     | RunGlobal
     | ReportCalls
     | OperateGlobal
+    | LockRows
+    | UnlockRows
+    | PassFence
+    | AbandonBranch
+    | SetTransactionRetention
+    | RecordAction
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

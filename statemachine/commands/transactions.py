@@ -31,6 +31,8 @@ class BeginGlobal(Command, frozen=True, tag=60):
     name: str
     timeout_ms: int
     """0: it may stay undecided for ever."""
+    mode: str = ""
+    """What its branches will mostly be, for lists; empty when its client does not say."""
 
 
 class RegisterBranch(Command, frozen=True, tag=61):

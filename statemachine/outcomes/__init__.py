@@ -4,6 +4,12 @@ A fourth outcome, *unknown*, is not here: it belongs to a submitter that never l
 others it was.
 """
 
+from statemachine.outcomes.branches import (
+    BranchAbandoned,
+    FencePassed,
+    RowsLocked,
+    RowsUnlocked,
+)
 from statemachine.outcomes.codes import RejectionCode
 from statemachine.outcomes.envelope import (
     AnyResult,
@@ -25,6 +31,7 @@ from statemachine.outcomes.housekeeping import (
 )
 from statemachine.outcomes.hybrid_clock import HybridClockTicked
 from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
+from statemachine.outcomes.operating import ActionRecorded, TransactionRetentionSet
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VoteCast, VotesCounted
 from statemachine.outcomes.result import Result
@@ -51,9 +58,11 @@ from statemachine.outcomes.vectors import (
 from statemachine.positions import Position
 
 __all__ = [
+    "ActionRecorded",
     "AnyHolder",
     "AnyResult",
     "Applied",
+    "BranchAbandoned",
     "BranchRegistered",
     "BranchReported",
     "CallsReported",
@@ -61,6 +70,7 @@ __all__ = [
     "ClockReported",
     "EventRecorded",
     "EventsTrimmed",
+    "FencePassed",
     "GlobalAnswered",
     "HybridClockTicked",
     "LockAbandoned",
@@ -79,6 +89,8 @@ __all__ = [
     "Result",
     "RoutingChanged",
     "RowLockHolder",
+    "RowsLocked",
+    "RowsUnlocked",
     "SequenceAdvanced",
     "Sibling",
     "SyncAcknowledged",
@@ -86,6 +98,7 @@ __all__ = [
     "SyncRoundClosed",
     "TimersFired",
     "TimestampsReserved",
+    "TransactionRetentionSet",
     "UnitOutcome",
     "VectorAdvanced",
     "VersionActivated",

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from statemachine.outcomes.branches import (
+    BranchAbandoned,
+    FencePassed,
+    RowsLocked,
+    RowsUnlocked,
+)
 from statemachine.outcomes.codes import RejectionCode
 from statemachine.outcomes.holders import AnyHolder
 from statemachine.outcomes.housekeeping import (
@@ -16,6 +22,7 @@ from statemachine.outcomes.housekeeping import (
 )
 from statemachine.outcomes.hybrid_clock import HybridClockTicked
 from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
+from statemachine.outcomes.operating import ActionRecorded, TransactionRetentionSet
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
 from statemachine.outcomes.sequences import SequenceAdvanced
@@ -63,6 +70,12 @@ AnyResult = (
     | BranchRegistered
     | BranchReported
     | CallsReported
+    | RowsLocked
+    | RowsUnlocked
+    | FencePassed
+    | BranchAbandoned
+    | TransactionRetentionSet
+    | ActionRecorded
 )
 
 

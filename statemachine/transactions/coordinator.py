@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from statemachine import commands
+from statemachine import audit, commands
+from statemachine.audit import AuditLog
 from statemachine.change_log import ChangeLog
 from statemachine.commands import TransactionCommand
-from statemachine.outcomes import Outcome
+from statemachine.outcomes import Outcome, Rejected
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.tickets import Tickets
-from statemachine.transactions import decisions, driving, participation
+from statemachine.transactions import decisions, driving, fence, locking, participation
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.due import DueNotes
 from statemachine.write_buffer import WriteBuffer
@@ -24,12 +25,18 @@ from statemachine.write_buffer import WriteBuffer
 class Coordinator:
     """The global transactions of the state."""
 
-    __slots__ = ("_desk",)
+    __slots__ = ("_audit", "_desk")
 
     def __init__(
-        self, state: MachineState, writes: WriteBuffer, log: ChangeLog, tickets: Tickets
+        self,
+        state: MachineState,
+        writes: WriteBuffer,
+        log: ChangeLog,
+        tickets: Tickets,
+        audit_log: AuditLog,
     ) -> None:
         self._desk = Desk(state, writes, log, tickets)
+        self._audit = audit_log
 
     def execute(self, command: TransactionCommand, place: int) -> Outcome:
         match command:
@@ -46,7 +53,13 @@ class Coordinator:
             case commands.ReportCalls():
                 return driving.take_results(self._desk, command, place)
             case commands.OperateGlobal():
-                return decisions.operate(self._desk, command, place)
+                return self._operate(command, place)
+            case commands.LockRows() | commands.UnlockRows():
+                return self._change_rows(command, place)
+            case commands.PassFence():
+                return fence.pass_fence(self._desk, command)
+            case commands.AbandonBranch():
+                return participation.abandon(self._desk, command, place)
             case _:
                 assert_never(command)
 
@@ -54,6 +67,27 @@ class Coordinator:
     def due(self) -> DueNotes:
         """What the driver of this node should look at."""
         return self._desk.due
+
+    def _change_rows(self, command: commands.LockRows | commands.UnlockRows, place: int) -> Outcome:
+        desk = self._desk
+        transaction = desk.find(command.xid)
+        if transaction is None:
+            return participation.not_found(desk, command.xid)
+        if isinstance(command, commands.LockRows):
+            return locking.lock_rows(desk, transaction, command, place)
+        return locking.unlock_rows(desk, transaction, command, place)
+
+    def _operate(self, command: commands.OperateGlobal, place: int) -> Outcome:
+        """Do what an operator wants, and record that it was wanted."""
+        outcome = decisions.operate(self._desk, command, place)
+        became = outcome.code.value if isinstance(outcome, Rejected) else audit.DONE
+        self._audit.record(
+            command.principal, command.action, command.xid, command.reason, became, place
+        )
+        return outcome
+
+    def set_retention(self, command: commands.SetTransactionRetention) -> Outcome:
+        return decisions.set_retention(self._desk, command)
 
     def save(self) -> None:
         """Write what the entry changed."""
@@ -65,8 +99,11 @@ class Coordinator:
     def forget(self, due_ms: int, xid: str) -> None:
         decisions.forget(self._desk, due_ms, xid)
 
+    def forget_summary(self, due_ms: int, xid: str) -> None:
+        decisions.forget_summary(self._desk, due_ms, xid)
+
     def end_wait_for_rows(self, ticket: Position, place: int) -> None:
-        participation.end_wait(self._desk, ticket, place)
+        locking.end_wait(self._desk, ticket, place)
 
     def end_wait_for_end(self, ticket: Position, xid: str, place: int) -> None:
         decisions.end_wait(self._desk, ticket, xid, place)

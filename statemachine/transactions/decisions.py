@@ -4,33 +4,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from statemachine import timers
+from statemachine import keys, timers
+from statemachine.commands.operating import SetTransactionRetention
 from statemachine.commands.transactions import DecideGlobal, OperateGlobal
-from statemachine.outcomes import Applied, Outcome, Rejected, RejectionCode
+from statemachine.outcomes import (
+    Applied,
+    GlobalAnswered,
+    Outcome,
+    Rejected,
+    RejectionCode,
+    TransactionRetentionSet,
+)
 from statemachine.positions import Position
 from statemachine.tickets import TicketKind
 from statemachine.timers import TimerKind
-from statemachine.transactions.desk import Desk, answer_of
+from statemachine.transactions.committing import (
+    GREATEST_WAITING,
+    TIMED_OUT,
+    branch_unfinished,
+    commit,
+)
+from statemachine.transactions.desk import Desk, answer_of, decided_otherwise
 from statemachine.transactions.participation import not_found
 from statemachine.transactions.planning import Program
-from statemachine.transactions.rows import Branch, Global, erase
+from statemachine.transactions.rows import Global, erase
 from statemachine.transactions.statuses import (
     BRANCH_ENDED,
     COMMIT_FAMILY,
     DRIVEN,
     ENDED,
     FAILED,
-    BranchStatus,
     GlobalStatus,
-    Mode,
 )
+from statemachine.transactions.summaries import Summary, erase_summary, get_summary, put_summary
 from statemachine.transactions.transaction import Transaction
 from statemachine.transactions.transitions import GlobalInput, after
-
-GREATEST_WAITING: Final = 100
-"""How many may wait for the end of one transaction."""
-
-TIMED_OUT: Final = "nobody decided before its timeout"
 
 _OPERATIONS: Final = {
     "FORCE_COMMIT": GlobalInput.FORCE_COMMIT,
@@ -38,10 +46,16 @@ _OPERATIONS: Final = {
     "FORGET": GlobalInput.FORGET,
 }
 _RETRIES: Final = ("RETRY_NOW", "STOP_RETRY", "START_RETRY")
+ACTIONS: Final = (*_RETRIES, *_OPERATIONS)
+"""What an operator can ask for."""
 
 _ACTION_UNKNOWN: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
-    f"action is none of {', '.join(sorted((*_RETRIES, *_OPERATIONS)))}.",
+    f"action is none of {', '.join(sorted(ACTIONS))}.",
+)
+
+_RETENTION_UNUSABLE: Final = Rejected(
+    RejectionCode.INVALID_COMMAND, "A retention is negative, or beyond what a timer can hold."
 )
 
 
@@ -49,62 +63,35 @@ def decide(desk: Desk, command: DecideGlobal, place: int) -> Outcome:
     """Commit or roll back, once; then say where the transaction stands, or wait for its end."""
     transaction = desk.find(command.xid)
     if transaction is None:
-        return not_found(desk, command.xid)
+        return _decided_long_ago(desk, command)
     row = transaction.row
     if row.status is GlobalStatus.BEGIN:
-        refused = (
-            _commit(desk, transaction, command, place)
+        answered = (
+            commit(desk, transaction, command, place)
             if command.commit
             else _roll_back(desk, transaction, command, place)
         )
-        if refused is not None:
-            return refused
-    elif command.commit != (row.status in COMMIT_FAMILY) and not row.status.startswith("TIMEOUT_"):
-        return Rejected(
-            RejectionCode.TRANSACTION_DECIDED,
-            f"The transaction is {row.status} and cannot be "
-            + ("committed." if command.commit else "rolled back."),
-            retryable=False,
-        )
+        if answered is not None:
+            return answered
+    elif not _agrees(row.status, to_commit=command.commit):
+        return decided_otherwise(row.status)
     return await_end(desk, transaction, command.wait_ms, place)
 
 
-def _commit(
-    desk: Desk, transaction: Transaction, command: DecideGlobal, place: int
-) -> Rejected | None:
-    row, branches = transaction.row, transaction.branches
-    if row.deadline_ms and row.deadline_ms <= desk.state.elapsed_ms:
-        desk.decide(transaction, GlobalInput.TIME_OUT, TIMED_OUT, place)
-        return None
-    failed = transaction.failed_branch
-    if failed is not None:
-        reason = f"branch {failed.branch_id} had failed"
-        desk.decide(transaction, GlobalInput.ROLL_BACK, reason, place)
-        return Rejected(
-            RejectionCode.BRANCH_FAILED,
-            f"Branch {failed.branch_id} on {failed.resource_id} reported that it failed, so the "
-            "transaction rolls back.",
-            retryable=False,
-        )
-    unfinished = [b for b in branches if b.status is BranchStatus.REGISTERED and _reports(b)]
-    if command.reports_expected and unfinished:
-        first = unfinished[0]
-        return Rejected(
-            RejectionCode.BRANCH_UNFINISHED,
-            f"Branch {first.branch_id} on {first.resource_id} has not reported how its phase one "
-            "ended. Commit when it has, or roll back.",
-            retryable=True,
-        )
-    told = [branch for branch in branches if branch.status not in BRANCH_ENDED]
-    cleaning = bool(told) and all(branch.mode is Mode.AT for branch in told)
-    happens = GlobalInput.COMMIT_ASYNC if cleaning else GlobalInput.COMMIT
-    desk.decide(transaction, happens, command.reason, place)
-    return None
+def _agrees(status: str, *, to_commit: bool) -> bool:
+    """Whether a status answers what was asked for. A timeout and an operator answer both."""
+    if status.startswith("TIMEOUT_") or status == GlobalStatus.FINISHED:
+        return True
+    return to_commit == (status in COMMIT_FAMILY)
 
 
-def _reports(branch: Branch) -> bool:
-    """Whether its manager says how phase one ended. A registered compensation stands for itself."""
-    return branch.mode is not Mode.SAGA
+def _decided_long_ago(desk: Desk, command: DecideGlobal) -> Outcome:
+    summary = get_summary(desk.writes, command.xid)
+    if summary is None:
+        return not_found(desk, command.xid)
+    if not _agrees(summary.status, to_commit=command.commit):
+        return decided_otherwise(summary.status)
+    return Applied(GlobalAnswered(xid=command.xid, status=summary.status, reason=summary.reason))
 
 
 def _roll_back(
@@ -125,7 +112,7 @@ def await_end(desk: Desk, transaction: Transaction, wait_ms: int, place: int) ->
     """Answer where the transaction stands, or leave a ticket that its end will settle."""
     row = transaction.row
     settled = row.status in ENDED | FAILED or row.status is GlobalStatus.ASYNC_COMMITTING
-    if settled or wait_ms <= 0 or len(row.waiting) >= GREATEST_WAITING:
+    if settled or wait_ms <= 0 or len(row.waiting) + len(row.committing) >= GREATEST_WAITING:
         return Applied(answer_of(row))
     pending = desk.tickets.open(place, TicketKind.GLOBAL_END, row.xid.encode(), wait_ms)
     transaction.change(waiting=(*row.waiting, pending.ticket))
@@ -137,8 +124,13 @@ def end_wait(desk: Desk, ticket: Position, xid: str, place: int) -> None:
     transaction = desk.find(xid)
     assert transaction is not None, "what is waited for is not forgotten"
     row = transaction.row
-    transaction.change(waiting=tuple(each for each in row.waiting if each != ticket))
-    desk.tickets.settle(ticket, Applied(answer_of(row)), place)
+    if ticket in row.waiting:
+        transaction.change(waiting=tuple([each for each in row.waiting if each != ticket]))
+        desk.tickets.settle(ticket, Applied(answer_of(row)), place)
+        return
+    others = tuple([each for each in row.committing if each.ticket != ticket])
+    transaction.change(committing=others)
+    desk.tickets.settle(ticket, branch_unfinished(transaction), place)
 
 
 # --- time
@@ -158,7 +150,45 @@ def forget(desk: Desk, due_ms: int, xid: str) -> None:
     transaction = desk.find(xid)
     if transaction is not None:
         desk.close(xid)
-        erase(desk.writes, transaction.row)
+        row = transaction.row
+        erase(desk.writes, row)
+        put_summary(
+            desk.writes,
+            xid,
+            Summary(
+                status=row.status,
+                reason=row.reason,
+                name=row.name,
+                program=row.program,
+                mode=row.mode,
+                begun_ms=row.begun_ms,
+                ended_ms=row.ended_ms,
+                branches=row.branches,
+            ),
+        )
+        if desk.state.summary_retention_ms:
+            expires_at_ms = desk.state.elapsed_ms + desk.state.summary_retention_ms
+            timers.arm(desk.writes, expires_at_ms, TimerKind.GLOBAL_SUMMARY_EXPIRY, xid.encode())
+
+
+def forget_summary(desk: Desk, due_ms: int, xid: str) -> None:
+    """Forget that a transaction ever was."""
+    timers.disarm(desk.writes, due_ms, TimerKind.GLOBAL_SUMMARY_EXPIRY, xid.encode())
+    erase_summary(desk.writes, xid)
+
+
+def set_retention(desk: Desk, command: SetTransactionRetention) -> Outcome:
+    """Keep what ends from now on for so long."""
+    state = desk.state
+    asked = (command.retention_ms, command.summary_retention_ms)
+    if any(not 0 <= each <= keys.GREATEST_NUMBER // 4 for each in asked):
+        return _RETENTION_UNUSABLE
+    state.retention_ms, state.summary_retention_ms = asked
+    return Applied(
+        TransactionRetentionSet(
+            retention_ms=state.retention_ms, summary_retention_ms=state.summary_retention_ms
+        )
+    )
 
 
 # --- operators
@@ -185,7 +215,7 @@ def operate(desk: Desk, command: OperateGlobal, place: int) -> Outcome:
 
 def _retry(desk: Desk, transaction: Transaction, action: str, detail: str, place: int) -> Outcome:
     row = transaction.row
-    if row.status not in DRIVEN | FAILED and not row.submitted:
+    if not can_be_retried(row):
         return _not_possible(row, action)
     transaction.happen(place, "OPERATED", detail=detail)
     transaction.change(paused=action == "STOP_RETRY")
@@ -197,6 +227,17 @@ def _retry(desk: Desk, transaction: Transaction, action: str, detail: str, place
             transaction.resume(place)
     desk.advance(transaction, place)
     return Applied(answer_of(transaction.row))
+
+
+def can_be_retried(row: Global) -> bool:
+    """Whether the cluster calls branches of it, or gave up to."""
+    runs = row.status is GlobalStatus.BEGIN and row.submitted
+    return runs or row.status in DRIVEN | FAILED
+
+
+def can_be_forced(status: GlobalStatus, action: str) -> bool:
+    """Whether an operator can end it so."""
+    return after(status, _OPERATIONS[action]) is not None
 
 
 def _not_possible(row: Global, action: str) -> Rejected:

@@ -14,13 +14,16 @@ from statemachine.outcomes import (
     Applied,
     BranchRegistered,
     GlobalAnswered,
+    Outcome,
     Rejected,
     RejectionCode,
+    RowsLocked,
 )
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.tickets import Tickets
 from statemachine.transactions.due import DueNotes
+from statemachine.transactions.incidents import record_incident
 from statemachine.transactions.planning import (
     UNRETRYABLE,
     Operation,
@@ -28,7 +31,7 @@ from statemachine.transactions.planning import (
     may_have_begun,
     next_calls,
 )
-from statemachine.transactions.row_locks import RowLocks
+from statemachine.transactions.row_locks import RowLock, RowLocks, Wait
 from statemachine.transactions.rows import (
     GREATEST_XID_BYTES,
     Branch,
@@ -46,6 +49,7 @@ from statemachine.transactions.statuses import (
     GlobalStatus,
     Mode,
 )
+from statemachine.transactions.summaries import get_summary
 from statemachine.transactions.transaction import Transaction
 from statemachine.transactions.transitions import BranchInput, GlobalInput
 from statemachine.write_buffer import WriteBuffer
@@ -84,8 +88,8 @@ class Desk:
         self.writes = writes
         self.log = log
         self.tickets = tickets
-        self.locks = RowLocks(writes)
         self.due = DueNotes()
+        self.locks = RowLocks(state, writes)
         self._open: dict[str, Transaction] = {}
         """Those that commands of the present entry have worked on."""
 
@@ -110,6 +114,9 @@ class Desk:
         """Let go of a transaction that is about to be erased."""
         self._open.pop(xid, None)
 
+    def _is_taken(self, xid: str) -> bool:
+        return self.find(xid) is not None or get_summary(self.writes, xid) is not None
+
     def open(
         self, xid: str, prefix: str, name: str, program: Program, place: int, *, submitted: bool
     ) -> Transaction | Rejected:
@@ -118,7 +125,7 @@ class Desk:
         if xid:
             if _XID.fullmatch(xid) is None:
                 return XID_UNUSABLE
-            if self.find(xid) is not None:
+            if self._is_taken(xid):
                 return XID_TAKEN
         if state.global_count >= GREATEST_GLOBALS:
             return TOO_MANY
@@ -127,7 +134,7 @@ class Desk:
             xid = f"{prefix}:{state.last_global}"
             if _XID.fullmatch(xid) is None:
                 return XID_UNUSABLE
-            if self.find(xid) is not None:
+            if self._is_taken(xid):
                 return XID_TAKEN
         row = Global(
             xid=xid,
@@ -172,6 +179,7 @@ class Desk:
             if branch.attempts or branch.due_ms:
                 # They belong to what it was called for before.
                 transaction.change_branch(branch, attempts=0, due_ms=0)
+        self._answer_committers(transaction, place)
         committed = transaction.row.status in COMMIT_FAMILY
         if not committed:
             self._leave_out(transaction, place)
@@ -185,6 +193,25 @@ class Desk:
                 if branch.mode in UNLOCKED_BY_DECISION:
                     self.release(transaction, branch, place)
         self.advance(transaction, place)
+
+    def _answer_committers(self, transaction: Transaction, place: int) -> None:
+        """Tell those who waited with their commit what was decided, or let them await the end."""
+        row = transaction.row
+        if not row.committing:
+            return
+        transaction.change(committing=())
+        tickets = [committer.ticket for committer in row.committing]
+        outcome: Outcome
+        if row.status is GlobalStatus.ASYNC_COMMITTING:
+            outcome = Applied(answer_of(row))
+        elif row.status is GlobalStatus.ROLLING_BACK:
+            failed = transaction.failed_branch
+            outcome = decided_otherwise(row.status) if failed is None else branch_failed(failed)
+        else:
+            transaction.change(waiting=(*row.waiting, *tickets))
+            return
+        for ticket in tickets:
+            self.tickets.settle(ticket, outcome, place)
 
     def _leave_out(self, transaction: Transaction, place: int) -> None:
         """End the steps that have nothing to undo: never begun, or refused for good."""
@@ -275,6 +302,10 @@ class Desk:
             for ticket in row.waiting:
                 self.tickets.settle(ticket, Applied(answer_of(row)), place)
 
+    def record_failure(self, transaction: Transaction, branch: Branch, place: int) -> None:
+        """Let a failure of a branch be found without knowing the transaction."""
+        record_incident(self.state, self.writes, transaction.row.xid, branch, place)
+
     def _note(self, transaction: Transaction, place: int) -> None:
         row = transaction.row
         self.log.note(place, GlobalChanged(xid=row.xid, status=row.status, reason=row.reason))
@@ -288,16 +319,31 @@ class Desk:
         """Give rows that are free again to whoever waits for them."""
         for ticket, wait in self.locks.grantable(names):
             self.locks.withdraw(ticket)
-            transaction = self.find(wait.xid)
-            assert transaction is not None, "a decided transaction waits for nothing"
-            if wait.registration:
-                branch_id = self.register(transaction, decode_branch(wait.registration), place)
-            else:
-                branch_id = wait.branch_id
-                transaction.happen(place, "LOCKED", branch_id=branch_id)
+            self.tickets.settle(ticket, self._granted(wait, place), place)
+
+    def _granted(self, wait: Wait, place: int) -> Outcome:
+        transaction = self.find(wait.xid)
+        assert transaction is not None, "a decided transaction waits for nothing"
+        if wait.registration:
+            branch_id = self.register(transaction, decode_branch(wait.registration), place)
             self.locks.take(wait.xid, branch_id, wait.locks, self.state.wall_ms)
-            outcome = Applied(BranchRegistered(xid=wait.xid, branch_id=branch_id))
-            self.tickets.settle(ticket, outcome, place)
+            return Applied(BranchRegistered(xid=wait.xid, branch_id=branch_id))
+        branch = transaction.branch(wait.branch_id)
+        assert branch is not None, "only a branch that is there waits for more rows"
+        if branch.status is not BranchStatus.REGISTERED:
+            # The rows stay free: who stands behind it in their queues comes next.
+            self.grant(self.locks.names_of(wait), place)
+            return takes_no_rows(branch)
+        return self.lock(transaction, branch, wait.locks, place)
+
+    def lock(
+        self, transaction: Transaction, branch: Branch, locks: Sequence[RowLock], place: int
+    ) -> Outcome:
+        """Give rows that are free to a branch."""
+        xid, branch_id = transaction.row.xid, branch.branch_id
+        self.locks.take(xid, branch_id, locks, self.state.wall_ms)
+        transaction.tell(place, "LOCKED", branch_id, f"{len(locks)} rows")
+        return Applied(RowsLocked(xid=xid, branch_id=branch_id))
 
 
 def answer_of(row: Global) -> GlobalAnswered:
@@ -310,5 +356,36 @@ def not_active(row: Global) -> Rejected:
         RejectionCode.TRANSACTION_NOT_ACTIVE,
         f"The transaction is {row.status}, so nothing can be added to it"
         + (f": {row.reason}." if row.reason else "."),
+        retryable=False,
+    )
+
+
+def decided_otherwise(status: str) -> Rejected:
+    """Return the answer to a commit of what is not committed, or a rollback of what is."""
+    to_commit = status not in COMMIT_FAMILY
+    return Rejected(
+        RejectionCode.TRANSACTION_DECIDED,
+        f"The transaction is {status} and cannot be "
+        + ("committed." if to_commit else "rolled back."),
+        retryable=False,
+    )
+
+
+def branch_failed(failed: Branch) -> Rejected:
+    """Return the answer to a commit that became a rollback."""
+    return Rejected(
+        RejectionCode.BRANCH_FAILED,
+        f"Branch {failed.branch_id} on {failed.resource_id} reported that it failed, so the "
+        "transaction rolls back.",
+        retryable=False,
+    )
+
+
+def takes_no_rows(branch: Branch) -> Rejected:
+    """Return the answer to who wants rows for a branch whose work is over."""
+    return Rejected(
+        RejectionCode.BRANCH_STATUS_FIXED,
+        f"Branch {branch.branch_id} is {branch.status}: only one whose work goes on takes rows or "
+        "gives them back.",
         retryable=False,
     )

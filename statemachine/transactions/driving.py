@@ -127,9 +127,10 @@ def _take(
         _forward_failed(desk, transaction, call, reported, place)
     elif reported.verdict == "FAILED":
         failure = transaction.failure(reported.failure_type, reported.failure_message)
-        transaction.advance_branch(
+        branch = transaction.advance_branch(
             call.branch, _REFUSED[call.operation], place, detail=failure.message, failure=failure
         )
+        desk.record_failure(transaction, branch, place)
     elif (happens := _RETRIED.get((call.operation, reported.verdict))) is not None:
         branch = transaction.advance_branch(call.branch, happens, place)
         _call_again(desk, transaction, branch, reported)
@@ -159,11 +160,12 @@ def _forward_failed(
         return
     failure = transaction.failure(reported.failure_type, reported.failure_message)
     if definite:
-        transaction.advance_branch(
+        branch = transaction.advance_branch(
             branch, BranchInput.FAILED, place, detail=failure.message, failure=failure
         )
     else:
-        transaction.change_branch(branch, failure=failure)
+        branch = transaction.change_branch(branch, failure=failure)
+    desk.record_failure(transaction, branch, place)
     step = branch.name or str(branch.branch_id)
     desk.decide(transaction, GlobalInput.ROLL_BACK, f"step {step} failed: {failure.message}", place)
 

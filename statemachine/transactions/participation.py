@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
+from statemachine.commands.branches import AbandonBranch
 from statemachine.commands.transactions import BeginGlobal, RegisterBranch, ReportBranch
 from statemachine.outcomes import (
     Applied,
+    BranchAbandoned,
     BranchRegistered,
     BranchReported,
     Outcome,
     Rejected,
     RejectionCode,
-    RowLockHolder,
 )
 from statemachine.positions import Position
-from statemachine.tickets import TicketKind
+from statemachine.tickets import Ticket, TicketKind
+from statemachine.transactions.committing import take_up
 from statemachine.transactions.desk import Desk, answer_of, not_active
+from statemachine.transactions.locking import await_rows, branch_not_found, end_wait
 from statemachine.transactions.planning import Program
-from statemachine.transactions.row_locks import Conflict, RowLock, Wait
-from statemachine.transactions.rows import Branch, RetryRule, encode_branch
-from statemachine.transactions.statuses import (
-    ENDED,
-    ROLLBACK_FAMILY,
-    BranchStatus,
-    GlobalStatus,
-    Mode,
-)
+from statemachine.transactions.row_locks import Wait
+from statemachine.transactions.rows import Branch, RetryRule, encode_branch, get_timeline
+from statemachine.transactions.statuses import ENDED, BranchStatus, GlobalStatus, Mode
+from statemachine.transactions.summaries import get_summary
 from statemachine.transactions.transaction import Transaction
 from statemachine.transactions.transitions import BranchInput, branch_after
 
 GREATEST_BRANCHES: Final = 1_000
-GREATEST_LOCKS: Final = 10_000
-"""Of one request."""
 
 _MODES: Final = frozenset(Mode) - {Mode.MESSAGE}
 
@@ -51,14 +46,11 @@ _TOO_MANY_BRANCHES: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
     f"The transaction has {GREATEST_BRANCHES} branches already, the most there may be.",
 )
-_TOO_MANY_LOCKS: Final = Rejected(
-    RejectionCode.INVALID_COMMAND,
-    f"More than {GREATEST_LOCKS} rows are to be locked at once. Register them in parts.",
-)
-_QUEUE_FULL: Final = Rejected(
-    RejectionCode.LOCK_QUEUE_FULL,
-    "Too many wait for one of the rows already. Try again later.",
-    retryable=True,
+_NEVER_SEEN: Final = Rejected(
+    RejectionCode.TRANSACTION_NOT_FOUND,
+    "No transaction of this xid is known: it was never begun, or it ended so long ago that it was "
+    "forgotten.",
+    retryable=False,
 )
 _REPORT_UNKNOWN: Final = Rejected(
     RejectionCode.INVALID_COMMAND, f"status is none of {', '.join(sorted(_REPORTS))}."
@@ -72,6 +64,7 @@ def begin(desk: Desk, command: BeginGlobal, place: int) -> Outcome:
     )
     if isinstance(opened, Rejected):
         return opened
+    opened.change(mode=command.mode)
     if command.timeout_ms > 0:
         opened.arm_deadline(command.timeout_ms)
     return Applied(answer_of(opened.row))
@@ -104,13 +97,16 @@ def register(desk: Desk, command: RegisterBranch, place: int) -> Outcome:
         timeout_ms=0,
         retry=RetryRule(),
     )
-    refused = _locks_unusable(command.locks)
-    if refused is not None:
-        return refused
-    conflict = desk.locks.conflict(command.xid, command.locks)
-    if conflict is not None:
-        wait = Wait(command.xid, command.locks, 0, encode_branch(branch))
-        return _wait_for_rows(desk, transaction, wait, conflict, command.wait_ms, place)
+    if command.locks:
+        kept_from = await_rows(
+            desk,
+            transaction,
+            Wait(command.xid, command.locks, 0, encode_branch(branch)),
+            command.wait_ms,
+            place,
+        )
+        if kept_from is not None:
+            return kept_from
     branch_id = desk.register(transaction, branch, place)
     if command.locks:
         desk.locks.take(command.xid, branch_id, command.locks, desk.state.wall_ms)
@@ -148,115 +144,78 @@ def report(desk: Desk, command: ReportBranch, place: int) -> Outcome:
         application_data=branch.application_data if data is None else data,
         failure=command.failure,
     )
+    if command.failure is not None:
+        desk.record_failure(transaction, branch, place)
     if happens in (BranchInput.WITHDRAW, BranchInput.READ_ONLY):
         # Nothing of it is left to protect.
         desk.release(transaction, branch, place)
+    take_up(desk, transaction, place)
     return Applied(
         BranchReported(xid=command.xid, branch_id=branch.branch_id, status=branch.status)
     )
 
 
-def end_wait(desk: Desk, ticket: Position, place: int) -> None:
-    """End a wait for rows whose turn has not come."""
-    wait = desk.locks.withdraw(ticket)
-    conflict = desk.locks.conflict(wait.xid, wait.locks)
-    outcome = _CONFLICT_GONE if conflict is None else lock_conflict(desk, conflict)
-    desk.tickets.settle(ticket, outcome, place)
-    desk.grant(desk.locks.names_of(wait), place)
-
-
-def lock_conflict(desk: Desk, conflict: Conflict) -> Rejected:
-    """Return the answer to whoever cannot have a row, with who has it."""
-    lock, hold = conflict.lock, conflict.hold
-    row = f"row {list(lock.key)} of {lock.table} in {lock.resource_id}"
-    if hold is None:
-        return Rejected(
-            RejectionCode.LOCK_CONFLICT,
-            f"Another transaction waits for {row} and comes first. Wait, or try again later.",
-            retryable=True,
-        )
-    holder = desk.find(hold.xid)
-    rolls_back = holder is not None and holder.row.status in ROLLBACK_FAMILY
-    return Rejected(
-        RejectionCode.LOCK_CONFLICT,
-        f"The {row} is locked by {hold.xid}"
-        + (", which is rolling back." if rolls_back else ". Wait, or try again later."),
-        RowLockHolder(
-            xid=hold.xid,
-            branch_id=hold.branch_id,
-            resource_id=lock.resource_id,
-            table=lock.table,
-            key=lock.key,
-            since_ms=hold.since_ms,
-        ),
-        not rolls_back,
-    )
-
-
-_CONFLICT_GONE: Final = Rejected(
-    RejectionCode.LOCK_CONFLICT, "The rows were not free in time. Try again.", retryable=True
-)
-
-
 def not_found(desk: Desk, xid: str) -> Rejected:
+    """Return the answer to who names a transaction that is not known, or not any more."""
+    summary = get_summary(desk.writes, xid)
+    if summary is None:
+        return _NEVER_SEEN
     return Rejected(
         RejectionCode.TRANSACTION_NOT_FOUND,
-        "No transaction of this xid is known: it was never begun, or it ended so long ago that it "
-        "was forgotten.",
+        f"The transaction ended as {summary.status} at {summary.ended_ms} ms since the epoch"
+        + (f" ({summary.reason})" if summary.reason else "")
+        + "; no more is kept of it.",
+        retryable=False,
     )
 
 
-def branch_not_found(xid: str, branch_id: int) -> Rejected:
-    return Rejected(RejectionCode.BRANCH_NOT_FOUND, f"Transaction {xid} has no branch {branch_id}.")
+def abandon(desk: Desk, command: AbandonBranch, place: int) -> Outcome:
+    """Undo a registration of which nobody was told: end its wait, or withdraw the branch."""
+    transaction = desk.find(command.xid)
+    if transaction is None:
+        return not_found(desk, command.xid)
+    ticket = desk.tickets.get(command.registration)
+    if ticket is not None and ticket.kind is not TicketKind.ROW_LOCKS:
+        return _NOTHING_ABANDONED
+    if ticket is not None and ticket.outcome is None:
+        end_wait(desk, command.registration, place)
+        return Applied(BranchAbandoned(abandoned=True))
+    branch = _registered_by(desk, transaction, command.registration, ticket)
+    undecided = transaction.row.status is GlobalStatus.BEGIN
+    if branch is None or branch.status is not BranchStatus.REGISTERED or not undecided:
+        return _NOTHING_ABANDONED
+    transaction.advance_branch(branch, BranchInput.WITHDRAW, place, detail="its client has gone")
+    desk.release(transaction, branch, place)
+    take_up(desk, transaction, place)
+    return Applied(BranchAbandoned(abandoned=True))
+
+
+_NOTHING_ABANDONED: Final = Applied(BranchAbandoned(abandoned=False))
+
+
+def _registered_by(
+    desk: Desk, transaction: Transaction, registration: Position, ticket: Ticket | None
+) -> Branch | None:
+    if ticket is None:
+        found = [
+            line.branch_id
+            for line in get_timeline(desk.writes, transaction.row.xid)
+            if line.index == registration and line.event == BranchStatus.REGISTERED
+        ]
+        return transaction.branch(found[0]) if found else None
+    outcome = ticket.outcome
+    if isinstance(outcome, Applied) and isinstance(outcome.result, BranchRegistered):
+        same = outcome.result.xid == transaction.row.xid
+        return transaction.branch(outcome.result.branch_id) if same else None
+    return None
 
 
 def _takes_branches(transaction: Transaction, mode: str) -> bool:
-    """Only while it is undecided; what can only be compensated may come later, too."""
+    """Only while it is undecided; what can only be compensated may come later, too.
+
+    The branches of what the cluster runs are its steps.
+    """
     row = transaction.row
+    if row.program != Program.CLIENT:
+        return False
     return row.status is GlobalStatus.BEGIN or (mode == Mode.SAGA and row.status not in ENDED)
-
-
-def _locks_unusable(locks: Sequence[RowLock]) -> Rejected | None:
-    return _TOO_MANY_LOCKS if len(locks) > GREATEST_LOCKS else None
-
-
-def _wait_for_rows(
-    desk: Desk,
-    transaction: Transaction,
-    wait: Wait,
-    conflict: Conflict,
-    wait_ms: int,
-    place: int,
-) -> Outcome:
-    if wait_ms <= 0:
-        return lock_conflict(desk, conflict)
-    if desk.locks.queue_is_full(wait.locks):
-        return _QUEUE_FULL
-    youngest = _youngest(desk, desk.locks.cycle(wait.xid, wait.locks))
-    if youngest == wait.xid:
-        return _deadlock(conflict)
-    pending = desk.tickets.open(place, TicketKind.ROW_LOCKS, b"", wait_ms)
-    desk.locks.enqueue(pending.ticket, wait)
-    if youngest is not None:
-        for ticket in desk.locks.tickets_of(youngest):
-            refused = desk.locks.withdraw(ticket)
-            desk.tickets.settle(ticket, _deadlock(conflict), place)
-            desk.grant(desk.locks.names_of(refused), place)
-    return pending
-
-
-def _youngest(desk: Desk, xids: Sequence[str]) -> str | None:
-    """Return the one that began last: least is lost with it."""
-    found = [(each.row.begun, xid) for xid in xids if (each := desk.find(xid)) is not None]
-    return max(found)[1] if found else None
-
-
-def _deadlock(conflict: Conflict) -> Rejected:
-    lock = conflict.lock
-    return Rejected(
-        RejectionCode.DEADLOCK,
-        "Transactions wait for each other's rows, and this one began last: it would have waited "
-        f"for row {list(lock.key)} of {lock.table} in {lock.resource_id}. Roll it back and try "
-        "again.",
-        retryable=False,
-    )

@@ -13,7 +13,7 @@ graph, which is all in one place here).
 Rows of the state, after `keys.ROW_LOCK` and its likes:
 
     row lock      lock            -> who holds it, and how many wait for it
-    owner         xid\0  branch   -> the locks that a branch holds
+    owner         xid\0  branch  number -> locks that a branch took together
     queue         lock  ticket    -> whether it is wanted exclusively
     wait          ticket          -> what it waits for
     waiting xid   xid\0  ticket   -> nothing
@@ -29,6 +29,7 @@ import msgspec
 
 from statemachine import keys
 from statemachine.positions import Position
+from statemachine.state import MachineState
 from statemachine.store import Reader
 from statemachine.write_buffer import WriteBuffer
 
@@ -37,6 +38,12 @@ GREATEST_HOLDERS: Final = 1_000
 
 GREATEST_QUEUE: Final = 10_000
 """How many may wait for one row."""
+
+GREATEST_HELD: Final = 5_000_000
+"""How many rows may be locked at once, each counted for each branch that shares it."""
+
+GREATEST_TAKINGS: Final = 10_000
+"""How often one branch may take rows."""
 
 _GREATEST_PLAIN_BYTES: Final = 200
 """A longer lock key is stored as its digest: keys of the state are short."""
@@ -121,9 +128,10 @@ def lock_name(lock: RowLock) -> bytes:
 class RowLocks:
     """The row locks of the state."""
 
-    __slots__ = ("_writes",)
+    __slots__ = ("_state", "_writes")
 
-    def __init__(self, writes: WriteBuffer) -> None:
+    def __init__(self, state: MachineState, writes: WriteBuffer) -> None:
+        self._state = state
         self._writes = writes
 
     # --- taking
@@ -164,13 +172,13 @@ class RowLocks:
 
     def take(self, xid: str, branch_id: int, locks: Sequence[RowLock], now_ms: int) -> None:
         """Give the rows to a branch; `conflict` must have found none."""
-        owned = self._owned(xid, branch_id)
+        taken: list[bytes] = []
         for lock in locks:
             name = lock_name(lock)
             row = self._get(name) or _unheld(lock)
             mine = next((h for h in row.holds if (h.xid, h.branch_id) == (xid, branch_id)), None)
             if mine is None:
-                owned.append(name)
+                taken.append(name)
                 hold = Hold(xid, branch_id, lock.exclusive, now_ms)
             elif lock.exclusive and not mine.exclusive:
                 hold = Hold(xid, branch_id, True, mine.since_ms)
@@ -178,7 +186,18 @@ class RowLocks:
                 continue
             others = tuple(each for each in row.holds if each is not mine)
             self._put(name, msgspec.structs.replace(row, holds=(*others, hold)))
-        self._own(xid, branch_id, owned)
+        if taken:
+            self._writes.put(self._unused(xid, branch_id), _encode(taken))
+            self._state.row_lock_count += len(taken)
+
+    def refusal(self, xid: str, branch_id: int, locks: Sequence[RowLock]) -> str | None:
+        """Return which bound the request would break, None when it may be tried."""
+        if self._state.row_lock_count + len(locks) > GREATEST_HELD:
+            return f"{GREATEST_HELD} rows are locked, the most there may be."
+        last = keys.pack_number(GREATEST_TAKINGS - 1)
+        if branch_id and self._writes.get(_owner(xid, branch_id) + last) is not None:
+            return f"The branch has taken rows {GREATEST_TAKINGS} times, the most there may be."
+        return None
 
     # --- waiting
 
@@ -246,20 +265,29 @@ class RowLocks:
 
     def release(self, xid: str, branch_id: int) -> list[bytes]:
         """Take all rows from a branch; return their names."""
-        released = self._owned(xid, branch_id)
+        released: list[bytes] = []
+        for key, names in self._owned(xid, branch_id):
+            self._writes.delete(key)
+            released += names
         for name in released:
             self._drop(name, xid, branch_id)
-        self._own(xid, branch_id, [])
         return released
 
     def release_some(self, xid: str, branch_id: int, locks: Sequence[RowLock]) -> list[bytes]:
         """Take some rows from a branch, as far as it holds them; return their names."""
-        owned = self._owned(xid, branch_id)
         wanted = dict.fromkeys(lock_name(lock) for lock in locks)
-        released = [name for name in owned if name in wanted]
+        released: list[bytes] = []
+        for key, names in self._owned(xid, branch_id):
+            kept = [name for name in names if name not in wanted]
+            if len(kept) == len(names):
+                continue
+            released += [name for name in names if name in wanted]
+            if kept:
+                self._writes.put(key, _encode(kept))
+            else:
+                self._writes.delete(key)
         for name in released:
             self._drop(name, xid, branch_id)
-        self._own(xid, branch_id, [name for name in owned if name not in wanted])
         return released
 
     def _drop(self, name: bytes, xid: str, branch_id: int) -> None:
@@ -267,6 +295,7 @@ class RowLocks:
         assert row is not None, "what an owner's row names is held"
         holds = tuple(h for h in row.holds if (h.xid, h.branch_id) != (xid, branch_id))
         self._put(name, msgspec.structs.replace(row, holds=holds))
+        self._state.row_lock_count -= 1
 
     # --- deadlocks
 
@@ -332,7 +361,7 @@ class RowLocks:
         if self.tickets_of(xid):
             return True
         prefix = keys.ROW_LOCK_OWNER + keys.terminated(xid)
-        owned = self._writes.scan(prefix, _after(prefix), limit=_GREATEST_SEARCHED)
+        owned = self._writes.scan(prefix, _after(prefix), limit=GREATEST_TAKINGS)
         rows = (self._get(name) for _, names in owned for name in _names.decode(names))
         return any(row is not None and row.waiters for row in rows)
 
@@ -348,15 +377,24 @@ class RowLocks:
         else:
             self._writes.delete(keys.ROW_LOCK + name)
 
-    def _owned(self, xid: str, branch_id: int) -> list[bytes]:
-        row = self._writes.get(_owner(xid, branch_id))
-        return [] if row is None else _names.decode(row)
+    def _owned(self, xid: str, branch_id: int) -> list[tuple[bytes, list[bytes]]]:
+        """Return key and names of each row that says what the branch holds."""
+        prefix = _owner(xid, branch_id)
+        rows = self._writes.scan(prefix, prefix + b"\x80", limit=GREATEST_TAKINGS)
+        return [(key, _names.decode(names)) for key, names in rows]
 
-    def _own(self, xid: str, branch_id: int, names: list[bytes]) -> None:
-        if names:
-            self._writes.put(_owner(xid, branch_id), _encode(names))
-        else:
-            self._writes.delete(_owner(xid, branch_id))
+    def _unused(self, xid: str, branch_id: int) -> bytes:
+        """Return the key of a row that may say what the branch takes now.
+
+        Each taking has a row of its own: a branch that takes rows one by one, statement by
+        statement, would write one row of all of them again and again.
+        """
+        prefix = _owner(xid, branch_id)
+        first = prefix + keys.pack_number(0)
+        if self._writes.get(first) is None:
+            return first
+        ((last, _),) = self._writes.scan(prefix, prefix + b"\x80", limit=1, reverse=True)
+        return prefix + keys.pack_number(int.from_bytes(last[len(prefix) :]) + 1)
 
     def _wait(self, ticket: Position) -> Wait:
         row = self._writes.get(keys.ROW_LOCK_WAIT + keys.pack_event(ticket.entry, ticket.place))

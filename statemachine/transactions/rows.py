@@ -7,6 +7,9 @@ Rows of the state, after the prefixes in `statemachine.keys`:
     timeline      xid\0  number           -> [Happening, …]
     due           elapsed ms  xid         -> nothing: when the driver is to look at it
     begun         entry  place            -> xid: all of them in the order in which they began
+
+What is kept of them elsewhere: row locks (`row_locks`), fences (`fence`), what became of those that
+are no longer kept in full (`summaries`), what went wrong (`incidents`).
 """
 
 from __future__ import annotations
@@ -89,6 +92,13 @@ class Branch(
     updated_ms: int = 0
 
 
+class Committer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One who wants to commit while branches have not reported yet."""
+
+    ticket: Position
+    reason: str
+
+
 class Global(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True
 ):
@@ -129,6 +139,10 @@ class Global(
     """What a gateway keeps with it."""
     protocol: str = ""
     """How its branches are called: as DTM does, or, when empty, in our own way."""
+    mode: str = ""
+    """What its branches mostly are, as its client said."""
+    committing: tuple[Committer, ...] = ()
+    """Who wants to commit and waits for branches to report."""
 
 
 class Happening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -227,7 +241,7 @@ def due_globals(
 def erase(writes: WriteBuffer, row: Global) -> None:
     """Delete a transaction with everything that is kept of it."""
     terminated = keys.terminated(row.xid)
-    for prefix in (keys.BRANCH + terminated, keys.TIMELINE + terminated):
+    for prefix in (keys.BRANCH + terminated, keys.TIMELINE + terminated, keys.FENCE + terminated):
         for key, _ in writes.scan(prefix, _after(prefix), limit=_GREATEST_PAGE):
             writes.delete(key)
     writes.delete(keys.BEGUN + keys.pack_event(row.begun.entry, row.begun.place))

@@ -43,9 +43,8 @@ from statemachine.write_buffer import WriteBuffer
 GREATEST_DETAIL: Final = 1_000
 """Characters of a detail or message that are kept."""
 
-RETENTION_MS: Final = 24 * 3_600_000
-"""How long an ended transaction is kept in full, in elapsed time."""
-
+GREATEST_TOLD: Final = 5_000
+"""Lines of a timeline that tell of locked rows; further ones are left out."""
 
 _REFUSED: Final = {
     BranchStatus.PHASE_TWO_COMMIT_FAILED_UNRETRYABLE: (
@@ -128,6 +127,11 @@ class Transaction:
             )
         )  # fmt: skip
 
+    def tell(self, place: int, event: str, branch_id: int, detail: str) -> None:
+        """Add a line of which there may be any number, while there are not too many."""
+        if self.row.happenings + len(self._happened) < GREATEST_TOLD:
+            self.happen(place, event, branch_id=branch_id, detail=detail)
+
     def decide(self, happens: GlobalInput, reason: str, place: int) -> None:
         """Take a decision; the transaction must be undecided."""
         self.advance(happens, place, detail=reason)
@@ -143,7 +147,7 @@ class Transaction:
             self.happen(place, status.value, detail=detail)
         if status in ENDED:
             self.change(ended_ms=self._state.wall_ms)
-            expires_at_ms = self._state.elapsed_ms + RETENTION_MS
+            expires_at_ms = self._state.elapsed_ms + self._state.retention_ms
             timers.arm(
                 self._writes,
                 expires_at_ms,

@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "6fe042fd35d73bc70321ed3daf0fab4164d67f9528f125e3eddad1b6039b25bc"
+GOLDEN_DIGEST = "4b0d92e569d33930f37633b1c994881a4fce36619908043275fefd9fe79f9278"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

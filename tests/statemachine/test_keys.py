@@ -67,3 +67,14 @@ def test_a_position_is_found_again_in_its_event_id(position: tuple[int, int]) ->
 def test_what_is_no_event_id_names_no_position() -> None:
     for text in ("", "0" * 23, "0" * 25, "0" * 23 + "g", "A" * 24, "0" * 23 + "\n", "٣" * 24):
         assert parse_event_id(text) is None
+
+
+def test_no_kind_of_row_begins_like_another() -> None:
+    prefixes = {
+        name: value
+        for name, value in vars(keys).items()
+        if name.isupper() and isinstance(value, bytes)
+    }
+    for name, prefix in prefixes.items():
+        alike = [other for other in prefixes if prefixes[other].startswith(prefix)]
+        assert alike == [name]

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from statemachine.memory_store import MemoryStore
 from statemachine.positions import Position
+from statemachine.state import MachineState
 from statemachine.transactions.row_locks import (
     KeyPart,
     RowLock,
@@ -38,7 +39,7 @@ class Table:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.writes = WriteBuffer(self.store)
-        self.locks = RowLocks(self.writes)
+        self.locks = RowLocks(MachineState(), self.writes)
         self._tickets = 0
 
     def take(self, xid: str, *wanted: RowLock, branch_id: int = 1) -> bool:

@@ -14,6 +14,7 @@ from statemachine.commands import (
     ReportCalls,
     ReportedCall,
     RunGlobal,
+    SetTransactionRetention,
     Step,
 )
 from statemachine.outcomes import (
@@ -28,7 +29,9 @@ from statemachine.outcomes import (
     RejectionCode,
     RowLockHolder,
 )
+from statemachine.state import MachineState
 from statemachine.tickets import get_ticket
+from statemachine.timers import TimerKind
 from statemachine.transactions.driving import GREATEST_RESULT_BYTES
 from statemachine.transactions.due import GREATEST_NOTED
 from statemachine.transactions.planning import next_calls
@@ -43,7 +46,6 @@ from statemachine.transactions.rows import (
     get_global,
     get_timeline,
 )
-from statemachine.transactions.transaction import RETENTION_MS
 from tests.statemachine.building import Log, code, result
 
 URL = "http://participant/"
@@ -180,6 +182,11 @@ def step(name: str, *depends_on: int, url: str = URL, limit: int = -1) -> Step:
         timeout_ms=0,
         retry=RetryRule(limit=limit),
     )
+
+
+def refused(outcome: Outcome) -> str:
+    assert isinstance(outcome, Rejected)
+    return outcome.detail
 
 
 def status(outcome: Outcome) -> str:
@@ -669,12 +676,16 @@ def test_an_ended_transaction_is_forgotten_after_its_retention_and_leaves_nothin
     log.branch(row(1), mode="XA")
     log.commit()
     log.told(1)
-    log.wait(RETENTION_MS - 1)
+    log.wait(MachineState().retention_ms - 1)
     log.fire_due()
     assert log.row().status == "COMMITTED"
     log.wait(1)
     log.fire_due()
+    assert [key[:2] for key, _ in log.rows(b"X")] == [keys.SUMMARY]
+    log.wait(MachineState().summary_retention_ms)
+    log.fire_due()
     assert [key for key, _ in log.rows(b"X")] == []
+    assert status(log.begin()) == "BEGIN"
 
 
 def test_what_did_not_succeed_counts_once_however_often_it_is_reported() -> None:
@@ -745,3 +756,34 @@ def test_a_driver_is_told_of_what_entries_left_it_to_do() -> None:
         notes.note(str(number))
     assert notes.take() is None
     assert notes.take() == []
+
+
+def test_of_what_is_no_longer_kept_it_is_known_how_it_ended() -> None:
+    log = Transactions()
+    assert "never begun" in refused(log.roll_back())
+    log.begin()
+    log.roll_back()
+    ended_ms = log.wall_ms
+    log.wait(MachineState().retention_ms)
+    log.fire_due()
+    for late in (log.register(), log.report(1)):
+        assert code(late) is RejectionCode.TRANSACTION_NOT_FOUND
+        assert f"ended as ROLLED_BACK at {ended_ms} ms since the epoch (asked)" in refused(late)
+    assert status(log.roll_back()) == "ROLLED_BACK"
+    assert code(log.commit()) is RejectionCode.TRANSACTION_DECIDED
+    assert code(log.begin()) is RejectionCode.TRANSACTION_EXISTS
+
+
+def test_leaders_say_how_long_what_ends_from_then_on_is_kept() -> None:
+    log = Transactions()
+    log.do(SetTransactionRetention(retention_ms=10, summary_retention_ms=0))
+    assert log.machine.transaction_retention_ms == (10, 0)
+    unusable = SetTransactionRetention(retention_ms=-1, summary_retention_ms=0)
+    assert code(log.do(unusable)) is RejectionCode.INVALID_COMMAND
+    log.begin()
+    log.roll_back()
+    log.wait(10)
+    log.fire_due()
+    assert [key[:2] for key, _ in log.rows(b"X")] == [keys.SUMMARY]
+    kinds = [keys.timer_of(key)[1] for key, _ in log.rows(keys.TIMER)]
+    assert TimerKind.GLOBAL_SUMMARY_EXPIRY not in kinds

@@ -9,6 +9,7 @@ import pytest
 from statemachine import gates
 from statemachine.commands import (
     AbandonAcquire,
+    AbandonBranch,
     AbandonLock,
     AcknowledgeSync,
     ActivateVersion,
@@ -24,9 +25,12 @@ from statemachine.commands import (
     FireTimers,
     JoinParticipant,
     LeaveParticipant,
+    LockRows,
     ObserveHybridTime,
     OperateGlobal,
+    PassFence,
     ProposeData,
+    RecordAction,
     RegisterBranch,
     ReportBranch,
     ReportCalls,
@@ -34,9 +38,11 @@ from statemachine.commands import (
     ReserveTimestamps,
     RunGlobal,
     SetSyncInterval,
+    SetTransactionRetention,
     TickHybridClock,
     TrimChanges,
     TrimEvents,
+    UnlockRows,
     VoteProposals,
 )
 from statemachine.machine import Machine
@@ -137,6 +143,12 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         ),
         ReportCalls(epoch=1, calls=()),
         OperateGlobal(xid="x", action="FORGET", reason="", principal=""),
+        LockRows(xid="x", branch_id=1, locks=(), wait_ms=0),
+        UnlockRows(xid="x", branch_id=1, locks=()),
+        PassFence(xid="x", branch_id=1, step="TRY", phase="ENTER"),
+        AbandonBranch(xid="x", registration=Position(1, 0)),
+        SetTransactionRetention(retention_ms=5, summary_retention_ms=6),
+        RecordAction(principal="p", action="a", target="t", reason="r"),
     )
 }
 

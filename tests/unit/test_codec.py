@@ -122,8 +122,8 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     ),
     (commands.DecideProposal(proposal_id="p"), "922da170"),
     (
-        commands.BeginGlobal(xid="x", prefix="p", name="n", timeout_ms=300),
-        "953ca178a170a16ecd012c",
+        commands.BeginGlobal(xid="x", prefix="p", name="n", timeout_ms=300, mode="AT"),
+        "963ca178a170a16ecd012ca24154",
     ),
     (
         commands.RegisterBranch(
@@ -189,6 +189,32 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     (
         commands.OperateGlobal(xid="x", action="FORGET", reason="r", principal="p"),
         "9542a178a6464f52474554a172a170",
+    ),
+    (
+        commands.LockRows(
+            xid="x", branch_id=300, locks=(RowLock("", "t", (1,), False),), wait_ms=5
+        ),
+        "9546a178cd012c9194a0a1749101c205",
+    ),
+    (
+        commands.UnlockRows(xid="x", branch_id=300, locks=(RowLock("", "t", (1,), True),)),
+        "9447a178cd012c9194a0a1749101c3",
+    ),
+    (
+        commands.PassFence(xid="x", branch_id=300, step="TRY", phase="ENTER"),
+        "9548a178cd012ca3545259a5454e544552",
+    ),
+    (
+        commands.AbandonBranch(xid="x", registration=Position(300, 1)),
+        "9349a17892cd012c01",
+    ),
+    (
+        commands.SetTransactionRetention(retention_ms=5, summary_retention_ms=300),
+        "934a05cd012c",
+    ),
+    (
+        commands.RecordAction(principal="p", action="a", target="t", reason="r"),
+        "954ba170a161a174a172",
     ),
 ]
 
@@ -258,6 +284,30 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
         "943ea178cd012ca957495448445241574e",
     ),
     (outcomes.CallsReported(taken=3), "923f03"),
+    (
+        outcomes.RowsLocked(xid="x", branch_id=300),
+        "9342a178cd012c",
+    ),
+    (
+        outcomes.RowsUnlocked(xid="x", branch_id=300, unlocked=2),
+        "9443a178cd012c02",
+    ),
+    (
+        outcomes.FencePassed(verdict="REFUSE"),
+        "9244a6524546555345",
+    ),
+    (
+        outcomes.BranchAbandoned(abandoned=True),
+        "9245c3",
+    ),
+    (
+        outcomes.TransactionRetentionSet(retention_ms=5, summary_retention_ms=300),
+        "934605cd012c",
+    ),
+    (
+        outcomes.ActionRecorded(number=300),
+        "9247cd012c",
+    ),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
