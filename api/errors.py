@@ -94,6 +94,8 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "BRANCH_STATUS_FIXED": ProblemKind(409, "The branch cannot change so any more"),
     "LOCK_CONFLICT": ProblemKind(409, "A row is locked by another transaction"),
     "DEADLOCK": ProblemKind(409, "Transactions wait for each other"),
+    "CHANNEL_SESSION_ENDED": ProblemKind(409, "The resource manager's session has ended"),
+    "CHANNEL_SESSION_TAKEN": ProblemKind(409, "The resource manager's session is another's"),
     "EPOCH_STALE": ProblemKind(409, "Another node leads now"),
     "OPERATION_NOT_POSSIBLE": ProblemKind(409, "The operation is not possible now"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
@@ -120,6 +122,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "OVERLOADED": ProblemKind(429, "The node has more requests than it can take", retryable=True),
     "TOO_MANY_TRANSACTIONS": ProblemKind(
         429, "No more transactions can be under way", retryable=True
+    ),
+    "TOO_MANY_CHANNELS": ProblemKind(
+        429, "No more resource managers can be connected now", retryable=True
     ),
     "IDEMPOTENCY_TABLE_FULL": ProblemKind(
         429, "No more idempotency keys can be remembered now", retryable=True

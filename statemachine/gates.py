@@ -63,6 +63,12 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.AbandonBranch: 1,
     commands.SetTransactionRetention: 1,
     commands.RecordAction: 1,
+    commands.RegisterChannel: 1,
+    commands.AttachChannel: 1,
+    commands.DetachChannels: 1,
+    commands.EndChannel: 1,
+    commands.RecordCleaned: 1,
+    commands.RecordBranchAnswer: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

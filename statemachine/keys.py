@@ -31,6 +31,7 @@
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
     X ?                                      global transactions, their row locks, what is told of
                                              them: see `statemachine.transactions`
+    X?                                       global transactions, their row locks, RM channels
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -94,6 +95,8 @@ ROW_LOCK_OWNER: Final = b"Xo"
 ROW_LOCK_QUEUE: Final = b"Xq"
 ROW_LOCK_WAIT: Final = b"Xw"
 ROW_LOCK_WAITING_XID: Final = b"Xx"
+CHANNEL: Final = b"Xe"
+CHANNEL_INDEX: Final = b"Xj"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

@@ -232,6 +232,16 @@ class Machine:
         return self._state.sync_interval_ms
 
     @property
+    def channel_count(self) -> int:
+        """Channel sessions of resource managers that have not ended."""
+        return self._state.channel_count
+
+    @property
+    def channel_revision(self) -> tuple[int, int]:
+        """When it differs from before, a resource manager has registered. Each node has its own."""
+        return self._loads, self._coordinator.channel_revision
+
+    @property
     def proposals_revision(self) -> tuple[int, int]:
         """When it differs from before, there may be work for a voter. Each node has its own."""
         return self._loads, self._proposals.revision
@@ -422,6 +432,8 @@ class Machine:
             case commands.LeaveParticipant():
                 return leave(self._participants, command, place)
             case commands.ChangeRouting():
+                if command.state == "FAILED":
+                    self._coordinator.lose_node(command.node_id)
                 return change_routing(state, self._writes, self._changes, command, place)
             case commands.FireTimers():
                 return self._fire_timers(command, place)
@@ -495,6 +507,15 @@ class Machine:
                 return self._coordinator.set_retention(command)
             case commands.RecordAction():
                 return self._audit.record_action(command, place)
+            case (
+                commands.RegisterChannel()
+                | commands.AttachChannel()
+                | commands.DetachChannels()
+                | commands.EndChannel()
+                | commands.RecordCleaned()
+                | commands.RecordBranchAnswer()
+            ):
+                return self._coordinator.execute_channel(command, place)
             case _:
                 assert_never(command)
 
@@ -539,6 +560,10 @@ class Machine:
                 self._coordinator.forget(due_ms, timer_id.decode())
             case TimerKind.GLOBAL_SUMMARY_EXPIRY:
                 self._coordinator.forget_summary(due_ms, timer_id.decode())
+            case TimerKind.CHANNEL_END:
+                self._coordinator.pass_grace(due_ms, timer_id, place)
+            case TimerKind.CHANNEL_NODE_LOST:
+                self._coordinator.detach_node(due_ms, timer_id, place)
             case unknown:
                 assert_never(unknown)
 

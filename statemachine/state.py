@@ -78,6 +78,10 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """The digest of that record."""
     coordinator_lamport: int = 0
     """The coordinator's own Lamport clock, which ticks with everything in a timeline."""
+    channel_count: int = 0
+    """Channel sessions that have not ended."""
+    last_channel: int = 0
+    """The id of the last channel session that began."""
     checkpoint_index: int = 0
     """The entry whose digest nodes compare; 0 before the first."""
     checkpoint_digest: bytes = b""

@@ -42,6 +42,10 @@ class TimerKind(enum.IntEnum):
     """The id is the xid of a transaction that has ended."""
     GLOBAL_SUMMARY_EXPIRY = 33
     """The id is the xid of a transaction of which no more is known than how it ended."""
+    CHANNEL_END = 34
+    """The id is the packed id of a channel session that nobody holds."""
+    CHANNEL_NODE_LOST = 35
+    """The id is the terminated id of a node that has failed while it held channel sessions."""
     SYNC_REPORT_EXPIRY = 21
     """The id is the terminated name of the participant that reported."""
 

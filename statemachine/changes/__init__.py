@@ -5,6 +5,7 @@ kept as long as events are.
 """
 
 from statemachine.changes.change import Change
+from statemachine.changes.channels import ChannelChanged
 from statemachine.changes.cluster import ParticipantJoined, ParticipantLeft, RoutingChanged
 from statemachine.changes.locks import LockExpired, LockGranted, LockReleased
 from statemachine.changes.operating import OperatorActed
@@ -32,11 +33,13 @@ AnyChange = (
     | ProposalRejected
     | GlobalChanged
     | OperatorActed
+    | ChannelChanged
 )
 
 __all__ = [
     "AnyChange",
     "Change",
+    "ChannelChanged",
     "GlobalChanged",
     "LockExpired",
     "LockGranted",

@@ -9,11 +9,21 @@ are only ever appended together with a new tag, because unknown fields are refus
 """
 
 from statemachine.commands.branches import AbandonBranch, LockRows, PassFence, UnlockRows
+from statemachine.commands.channels import (
+    AttachChannel,
+    CleanedBranch,
+    DetachChannels,
+    EndChannel,
+    RecordBranchAnswer,
+    RecordCleaned,
+    RegisterChannel,
+)
 from statemachine.commands.command import Command
 from statemachine.commands.entries import (
     ENTRY_FORMAT,
     MAX_ENTRY_BYTES,
     AnyCommand,
+    ChannelCommand,
     Entry,
     IdempotencyKey,
     Request,
@@ -82,14 +92,19 @@ __all__ = [
     "ActivateVersion",
     "AdvanceSequence",
     "AnyCommand",
+    "AttachChannel",
     "Ballot",
     "BeginGlobal",
     "CancelWait",
     "ChangeRouting",
+    "ChannelCommand",
+    "CleanedBranch",
     "CloseSyncRound",
     "Command",
     "DecideGlobal",
     "DecideProposal",
+    "DetachChannels",
+    "EndChannel",
     "Entry",
     "FireTimers",
     "IdempotencyKey",
@@ -104,8 +119,11 @@ __all__ = [
     "ProposeData",
     "ReceiveMessage",
     "RecordAction",
+    "RecordBranchAnswer",
+    "RecordCleaned",
     "RecordEvent",
     "RegisterBranch",
+    "RegisterChannel",
     "ReleaseLock",
     "RenewLock",
     "ReportBranch",

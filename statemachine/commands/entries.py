@@ -7,6 +7,14 @@ from typing import Final
 import msgspec
 
 from statemachine.commands.branches import AbandonBranch, LockRows, PassFence, UnlockRows
+from statemachine.commands.channels import (
+    AttachChannel,
+    DetachChannels,
+    EndChannel,
+    RecordBranchAnswer,
+    RecordCleaned,
+    RegisterChannel,
+)
 from statemachine.commands.housekeeping import (
     ActivateVersion,
     CancelWait,
@@ -70,6 +78,15 @@ TransactionCommand = (
     | AbandonBranch
 )
 
+ChannelCommand = (
+    RegisterChannel
+    | AttachChannel
+    | DetachChannels
+    | EndChannel
+    | RecordCleaned
+    | RecordBranchAnswer
+)
+
 AnyCommand = (
     RecordEvent
     | SyncClock
@@ -116,6 +133,12 @@ AnyCommand = (
     | AbandonBranch
     | SetTransactionRetention
     | RecordAction
+    | RegisterChannel
+    | AttachChannel
+    | DetachChannels
+    | EndChannel
+    | RecordCleaned
+    | RecordBranchAnswer
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

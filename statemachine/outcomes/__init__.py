@@ -10,6 +10,12 @@ from statemachine.outcomes.branches import (
     RowsLocked,
     RowsUnlocked,
 )
+from statemachine.outcomes.channels import (
+    BranchAnswerRecorded,
+    ChannelRegistered,
+    ChannelsChanged,
+    CleaningsRecorded,
+)
 from statemachine.outcomes.codes import RejectionCode
 from statemachine.outcomes.envelope import (
     AnyResult,
@@ -63,10 +69,14 @@ __all__ = [
     "AnyResult",
     "Applied",
     "BranchAbandoned",
+    "BranchAnswerRecorded",
     "BranchRegistered",
     "BranchReported",
     "CallsReported",
     "ChangesTrimmed",
+    "ChannelRegistered",
+    "ChannelsChanged",
+    "CleaningsRecorded",
     "ClockReported",
     "EventRecorded",
     "EventsTrimmed",

@@ -10,6 +10,12 @@ from statemachine.outcomes.branches import (
     RowsLocked,
     RowsUnlocked,
 )
+from statemachine.outcomes.channels import (
+    BranchAnswerRecorded,
+    ChannelRegistered,
+    ChannelsChanged,
+    CleaningsRecorded,
+)
 from statemachine.outcomes.codes import RejectionCode
 from statemachine.outcomes.holders import AnyHolder
 from statemachine.outcomes.housekeeping import (
@@ -76,6 +82,10 @@ AnyResult = (
     | BranchAbandoned
     | TransactionRetentionSet
     | ActionRecorded
+    | ChannelRegistered
+    | ChannelsChanged
+    | CleaningsRecorded
+    | BranchAnswerRecorded
 )
 
 

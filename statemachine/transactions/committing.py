@@ -7,6 +7,7 @@ from typing import Final
 from statemachine.commands.transactions import DecideGlobal
 from statemachine.outcomes import Outcome, Rejected, RejectionCode
 from statemachine.tickets import TicketKind
+from statemachine.transactions import channel_binding
 from statemachine.transactions.desk import Desk, branch_failed
 from statemachine.transactions.planning import Program
 from statemachine.transactions.rows import Branch, Committer
@@ -79,12 +80,17 @@ def _times_out(desk: Desk, transaction: Transaction, place: int) -> bool:
 
 
 def _fails(desk: Desk, transaction: Transaction, place: int) -> Branch | None:
-    """Roll back when a branch has failed, and return it."""
+    """Roll back when a branch has failed or is lost, and return it."""
     failed = transaction.failed_branch
     if failed is not None:
         reason = f"branch {failed.branch_id} had failed"
         desk.decide(transaction, GlobalInput.ROLL_BACK, reason, place)
-    return failed
+        return failed
+    lost = channel_binding.first_lost(desk.writes, transaction.branches)
+    if lost is not None:
+        reason = channel_binding.loss_of(lost)
+        desk.decide(transaction, GlobalInput.ROLL_BACK, reason, place)
+    return lost
 
 
 def _unfinished(transaction: Transaction) -> Branch | None:

@@ -11,12 +11,20 @@ from typing import assert_never
 from statemachine import audit, commands
 from statemachine.audit import AuditLog
 from statemachine.change_log import ChangeLog
-from statemachine.commands import TransactionCommand
+from statemachine.commands import ChannelCommand, TransactionCommand
 from statemachine.outcomes import Outcome, Rejected
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.tickets import Tickets
-from statemachine.transactions import decisions, driving, fence, locking, participation
+from statemachine.transactions import (
+    channel_sessions,
+    cleaning,
+    decisions,
+    driving,
+    fence,
+    locking,
+    participation,
+)
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.due import DueNotes
 from statemachine.write_buffer import WriteBuffer
@@ -89,6 +97,29 @@ class Coordinator:
     def set_retention(self, command: commands.SetTransactionRetention) -> Outcome:
         return decisions.set_retention(self._desk, command)
 
+    def execute_channel(self, command: ChannelCommand, place: int) -> Outcome:
+        desk = self._desk
+        match command:
+            case commands.RegisterChannel():
+                return channel_sessions.register(desk, command, place)
+            case commands.AttachChannel():
+                return channel_sessions.attach(desk, command, place)
+            case commands.DetachChannels():
+                return channel_sessions.detach(desk, command, place)
+            case commands.EndChannel():
+                return channel_sessions.end(desk, command, place)
+            case commands.RecordCleaned():
+                return cleaning.record(desk.writes, command)
+            case commands.RecordBranchAnswer():
+                return driving.take_answer(desk, command, place)
+            case _:
+                assert_never(command)
+
+    @property
+    def channel_revision(self) -> int:
+        """It differs from before when a resource manager has registered."""
+        return self._desk.channel_revision
+
     def save(self) -> None:
         """Write what the entry changed."""
         self._desk.save()
@@ -107,3 +138,12 @@ class Coordinator:
 
     def end_wait_for_end(self, ticket: Position, xid: str, place: int) -> None:
         decisions.end_wait(self._desk, ticket, xid, place)
+
+    def lose_node(self, node_id: str) -> None:
+        channel_sessions.lose_node(self._desk, node_id)
+
+    def detach_node(self, due_ms: int, timer_id: bytes, place: int) -> None:
+        channel_sessions.detach_node(self._desk, due_ms, timer_id, place)
+
+    def pass_grace(self, due_ms: int, timer_id: bytes, place: int) -> None:
+        channel_sessions.pass_grace(self._desk, due_ms, timer_id, place)

@@ -22,6 +22,7 @@ from statemachine.outcomes import (
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.tickets import Tickets
+from statemachine.transactions import channel_binding, cleaning
 from statemachine.transactions.due import DueNotes
 from statemachine.transactions.incidents import record_incident
 from statemachine.transactions.planning import (
@@ -90,6 +91,8 @@ class Desk:
         self.tickets = tickets
         self.due = DueNotes()
         self.locks = RowLocks(state, writes)
+        self.channel_revision = 0
+        """Counts registrations of resource managers."""
         self._open: dict[str, Transaction] = {}
         """Those that commands of the present entry have worked on."""
 
@@ -156,14 +159,14 @@ class Desk:
         state = self.state
         state.last_branch += 1
         branch_id = state.last_branch
-        transaction.add_branch(
-            msgspec.structs.replace(
-                branch,
-                branch_id=branch_id,
-                registered_ms=state.wall_ms,
-                updated_ms=state.wall_ms,
-            )
+        branch = msgspec.structs.replace(
+            branch,
+            branch_id=branch_id,
+            registered_ms=state.wall_ms,
+            updated_ms=state.wall_ms,
         )
+        transaction.add_branch(branch)
+        channel_binding.bind(self.writes, transaction.row.xid, branch)
         transaction.happen(place, BranchStatus.REGISTERED, branch_id=branch_id, detail=branch.name)
         return branch_id
 
@@ -297,6 +300,8 @@ class Desk:
         row = transaction.row
         if row.status in ENDED:
             self.state.global_count -= 1
+            channel_binding.unbind(self.writes, row.xid, transaction.branches)
+            cleaning.note(self.state, self.writes, transaction)
         if row.status in ENDED | FAILED:
             transaction.change(waiting=())
             for ticket in row.waiting:
@@ -325,7 +330,13 @@ class Desk:
         transaction = self.find(wait.xid)
         assert transaction is not None, "a decided transaction waits for nothing"
         if wait.registration:
-            branch_id = self.register(transaction, decode_branch(wait.registration), place)
+            registered = decode_branch(wait.registration)
+            refused = channel_binding.refusal(self.writes, registered)
+            if refused is not None:
+                # Its session ended while it waited; who stands behind it comes next.
+                self.grant(self.locks.names_of(wait), place)
+                return refused
+            branch_id = self.register(transaction, registered, place)
             self.locks.take(wait.xid, branch_id, wait.locks, self.state.wall_ms)
             return Applied(BranchRegistered(xid=wait.xid, branch_id=branch_id))
         branch = transaction.branch(wait.branch_id)
@@ -375,8 +386,13 @@ def branch_failed(failed: Branch) -> Rejected:
     """Return the answer to a commit that became a rollback."""
     return Rejected(
         RejectionCode.BRANCH_FAILED,
-        f"Branch {failed.branch_id} on {failed.resource_id} reported that it failed, so the "
-        "transaction rolls back.",
+        f"Branch {failed.branch_id} on {failed.resource_id} "
+        + (
+            "reported that it failed"
+            if failed.status is BranchStatus.PHASE_ONE_FAILED
+            else "was held by a channel session that has ended"
+        )
+        + ", so the transaction rolls back.",
         retryable=False,
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from statemachine.commands.channels import RecordBranchAnswer
 from statemachine.commands.transactions import ReportCalls, ReportedCall, RunGlobal, Step
 from statemachine.outcomes import Applied, CallsReported, Outcome, Rejected, RejectionCode
+from statemachine.transactions import cleaning
 from statemachine.transactions.decisions import await_end
 from statemachine.transactions.desk import Desk
-from statemachine.transactions.participation import GREATEST_BRANCHES
+from statemachine.transactions.participation import GREATEST_BRANCHES, not_found
 from statemachine.transactions.planning import Call, Operation, Program, next_calls
 from statemachine.transactions.rows import Branch
 from statemachine.transactions.statuses import BranchStatus, Mode
@@ -116,6 +118,16 @@ def _is_counted(branch: Branch, reported: ReportedCall) -> bool:
     """Tell whether a call that did not succeed was reported before."""
     definite = reported.verdict in ("DONE", "FAILED")
     return not definite and reported.attempts not in (-1, branch.attempts)
+
+
+def take_answer(desk: Desk, command: RecordBranchAnswer, place: int) -> Outcome:
+    """Take note of what a branch's resource manager answered when recovery asked it."""
+    if command.epoch != desk.state.applied_term:
+        return _EPOCH_OLD
+    transaction = desk.find(command.xid)
+    if transaction is None:
+        return not_found(desk, command.xid)
+    return cleaning.record_answer(transaction, command, place)
 
 
 def _take(

@@ -17,6 +17,7 @@ from statemachine.outcomes import (
 )
 from statemachine.positions import Position
 from statemachine.tickets import Ticket, TicketKind
+from statemachine.transactions import channel_binding
 from statemachine.transactions.committing import take_up
 from statemachine.transactions.desk import Desk, answer_of, not_active
 from statemachine.transactions.locking import await_rows, branch_not_found, end_wait
@@ -96,7 +97,11 @@ def register(desk: Desk, command: RegisterBranch, place: int) -> Outcome:
         depends_on=(),
         timeout_ms=0,
         retry=RetryRule(),
+        host=channel_binding.host_of(desk.writes, command.session_id),
     )
+    refused = channel_binding.refusal(desk.writes, branch)
+    if refused is not None:
+        return refused
     if command.locks:
         kept_from = await_rows(
             desk,
@@ -143,6 +148,7 @@ def report(desk: Desk, command: ReportBranch, place: int) -> Outcome:
         detail="" if command.failure is None else command.failure.message,
         application_data=branch.application_data if data is None else data,
         failure=command.failure,
+        did_phase_one=happens is BranchInput.DONE,
     )
     if command.failure is not None:
         desk.record_failure(transaction, branch, place)

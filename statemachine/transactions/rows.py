@@ -90,6 +90,10 @@ class Branch(
     registered_ms: int = 0
     """In wall time, as the next."""
     updated_ms: int = 0
+    host: str = ""
+    """Of the process whose channel session registered it."""
+    did_phase_one: bool = False
+    """It has reported that its work of phase one is done, whatever became of it since."""
 
 
 class Committer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

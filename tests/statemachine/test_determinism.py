@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "4b0d92e569d33930f37633b1c994881a4fce36619908043275fefd9fe79f9278"
+GOLDEN_DIGEST = "1a7e2c337a16e2a83ae3ff69c45c788eae60689be26ad68224f57f521d03159c"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

@@ -216,6 +216,32 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         commands.RecordAction(principal="p", action="a", target="t", reason="r"),
         "954ba170a161a174a172",
     ),
+    (
+        commands.RegisterChannel(
+            session_id=1,
+            application_id="a",
+            host="h",
+            instance="i",
+            resources=("r",),
+            modes=("AT",),
+            clean_batch=2,
+            grace_ms=300,
+            node_id="n",
+            connection=5,
+        ),
+        "9b4c01a161a168a16991a17291a2415402cd012ca16e05",
+    ),
+    (commands.AttachChannel(session_id=1, node_id="n", connection=5), "944d01a16e05"),
+    (commands.DetachChannels(node_id="n", connections=((1, 5),)), "934ea16e91920105"),
+    (commands.EndChannel(session_id=1, connection=5), "934f0105"),
+    (
+        commands.RecordCleaned(branches=(commands.CleanedBranch("r", 300, "x", 1),)),
+        "92509194a172cd012ca17801",
+    ),
+    (
+        commands.RecordBranchAnswer(epoch=2, xid="x", branch_id=1, answer="PREPARED"),
+        "955102a17801a85052455041524544",
+    ),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -308,6 +334,10 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
         outcomes.ActionRecorded(number=300),
         "9247cd012c",
     ),
+    (outcomes.ChannelRegistered(session_id=1, resumed=True), "934801c3"),
+    (outcomes.ChannelsChanged(count=3), "924903"),
+    (outcomes.CleaningsRecorded(count=3), "924a03"),
+    (outcomes.BranchAnswerRecorded(recorded=True), "924bc3"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
