@@ -30,6 +30,7 @@ from node.consensus.runtime import AsyncioRuntime
 from node.consensus.settings import EngineSettings
 from node.consensus.tcp_links import TcpLinks
 from node.data_directory import DataDirectory
+from node.delivery.delivery import Delivery, DeliveryCollector
 from node.delivery.destinations import Destinations, HostPort
 from node.failure_detector import Comparison, Verdict
 from node.health import HealthMonitor, HttpProbe
@@ -102,9 +103,17 @@ class Process:
             compare=lambda node_id: _compare(engine, node_id),
             on_change=housekeeping.routing_changed,
         )
+        delivery = Delivery(
+            engine,
+            AsyncioRuntime(loop),
+            config.delivery,
+            self._destinations,
+            self._rebuild_damaged,
+        )
         work: list[_Work] = [
             monitor,
             housekeeping,
+            delivery,
             Voting(engine, cluster, storage),
             ClockReports(engine, cluster, storage),
             Scrub(storage, self._rebuild_damaged),
@@ -117,6 +126,7 @@ class Process:
         await links.listen(config.node.peer_address.host, config.node.peer_address.port)
         metrics = Metrics()
         metrics.registry.register(EngineCollector(engine, storage))
+        metrics.registry.register(DeliveryCollector(delivery))
         runner = await self._serve_api(cluster, monitor, metrics)
         for each in work:
             each.start()

@@ -13,6 +13,8 @@ from node.config.sections import GREATEST_CLUSTER, MAP_GRANULARITY_BYTES, Config
 from node.config.values import did_you_mean
 from node.delivery.destinations import Destinations
 
+LEAST_KEY_BYTES: Final = 16
+
 Finding = tuple[str, str, str]
 """(key, what is wrong, how to mend it)"""
 
@@ -312,6 +314,13 @@ def files_of_delivery_can_be_read(config: Config) -> Iterator[Finding]:
         path: Path | None = getattr(config.delivery, name)
         if path is not None and not path.is_file():
             yield f"delivery.{name}", f"there is no file {path}", "Name a file that exists"
+    key = config.delivery.signature_key_file
+    if key is not None and key.is_file() and key.stat().st_size < LEAST_KEY_BYTES:
+        yield (
+            "delivery.signature_key_file",
+            f"the key in it has less than {LEAST_KEY_BYTES} bytes",
+            "Make one of random bytes, as with `openssl rand -hex 32`",
+        )
 
 
 @rule("delivery.max_calls", "delivery.max_calls_per_host")

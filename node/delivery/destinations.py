@@ -91,6 +91,7 @@ class Target:
     host: str
     """A name in lower case without a final dot, or an address."""
     port: int
+    url: URL
 
 
 class Destinations:
@@ -176,7 +177,7 @@ class Destinations:
         why = self._unlisted(host, ip) or (None if ip is None else self._refused(ip, port))
         if why is None and any(_same(own, (host, port)) for own in self._own):
             why = "the cluster itself"
-        return Target(host, port) if why is None else f"leads to {why}"
+        return Target(host, port, parsed) if why is None else f"leads to {why}"
 
     def _unlisted(self, host: str, ip: IpAddress | None) -> str | None:
         if ip is None:
