@@ -131,6 +131,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "LOCK_QUEUE_FULL": ProblemKind(429, "No more can wait for the lock now", retryable=True),
     "LOCK_TABLE_FULL": ProblemKind(429, "No more locks can be held now", retryable=True),
+    "SUBSCRIBERS_FULL": ProblemKind(429, "No more subscribers can be taken", retryable=True),
     "SYNC_REPORTERS_FULL": ProblemKind(429, "No more participants can report now", retryable=True),
     "PROPOSALS_FULL": ProblemKind(
         429, "No more proposals can be undecided at once", retryable=True

@@ -69,6 +69,10 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.EndChannel: 1,
     commands.RecordCleaned: 1,
     commands.RecordBranchAnswer: 1,
+    commands.PrepareMessage: 1,
+    commands.PutSubscriber: 1,
+    commands.DeleteSubscriber: 1,
+    commands.DeleteTopic: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

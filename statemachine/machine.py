@@ -503,6 +503,13 @@ class Machine:
                 | commands.AbandonBranch()
             ):
                 return self._coordinator.execute(command, place)
+            case (
+                commands.PrepareMessage()
+                | commands.PutSubscriber()
+                | commands.DeleteSubscriber()
+                | commands.DeleteTopic()
+            ):
+                return self._coordinator.execute_message(command, place)
             case commands.SetTransactionRetention():
                 return self._coordinator.set_retention(command)
             case commands.RecordAction():

@@ -82,6 +82,8 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Channel sessions that have not ended."""
     last_channel: int = 0
     """The id of the last channel session that began."""
+    subscriber_count: int = 0
+    """Subscribers of all topics together."""
     checkpoint_index: int = 0
     """The entry whose digest nodes compare; 0 before the first."""
     checkpoint_digest: bytes = b""

@@ -26,6 +26,7 @@ from statemachine.commands.entries import (
     ChannelCommand,
     Entry,
     IdempotencyKey,
+    MessageCommand,
     Request,
     TransactionCommand,
     Unit,
@@ -45,6 +46,12 @@ from statemachine.commands.locks import (
     AcquireLock,
     ReleaseLock,
     RenewLock,
+)
+from statemachine.commands.messages import (
+    DeleteSubscriber,
+    DeleteTopic,
+    PrepareMessage,
+    PutSubscriber,
 )
 from statemachine.commands.operating import RecordAction, SetTransactionRetention
 from statemachine.commands.oracle import ReserveTimestamps
@@ -103,6 +110,8 @@ __all__ = [
     "Command",
     "DecideGlobal",
     "DecideProposal",
+    "DeleteSubscriber",
+    "DeleteTopic",
     "DetachChannels",
     "EndChannel",
     "Entry",
@@ -113,10 +122,13 @@ __all__ = [
     "LeaveParticipant",
     "LockRows",
     "MergeVersion",
+    "MessageCommand",
     "ObserveHybridTime",
     "OperateGlobal",
     "PassFence",
+    "PrepareMessage",
     "ProposeData",
+    "PutSubscriber",
     "ReceiveMessage",
     "RecordAction",
     "RecordBranchAnswer",

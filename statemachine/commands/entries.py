@@ -31,6 +31,12 @@ from statemachine.commands.locks import (
     ReleaseLock,
     RenewLock,
 )
+from statemachine.commands.messages import (
+    DeleteSubscriber,
+    DeleteTopic,
+    PrepareMessage,
+    PutSubscriber,
+)
 from statemachine.commands.operating import RecordAction, SetTransactionRetention
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import DecideProposal, ProposeData, VoteProposals
@@ -87,6 +93,8 @@ ChannelCommand = (
     | RecordBranchAnswer
 )
 
+MessageCommand = PrepareMessage | PutSubscriber | DeleteSubscriber | DeleteTopic
+
 AnyCommand = (
     RecordEvent
     | SyncClock
@@ -139,6 +147,10 @@ AnyCommand = (
     | EndChannel
     | RecordCleaned
     | RecordBranchAnswer
+    | PrepareMessage
+    | PutSubscriber
+    | DeleteSubscriber
+    | DeleteTopic
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

@@ -49,6 +49,7 @@ from statemachine.outcomes.synchronisation import (
     SyncRoundClosed,
 )
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.outcomes.topics import SubscribersChanged
 from statemachine.outcomes.transactions import (
     BranchRegistered,
     BranchReported,
@@ -103,6 +104,7 @@ __all__ = [
     "RowsUnlocked",
     "SequenceAdvanced",
     "Sibling",
+    "SubscribersChanged",
     "SyncAcknowledged",
     "SyncIntervalSet",
     "SyncRoundClosed",

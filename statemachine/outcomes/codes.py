@@ -55,6 +55,7 @@ class RejectionCode(enum.StrEnum):
     """Another connection holds it; only the node that asked sees it."""
     TOO_MANY_CHANNELS = "TOO_MANY_CHANNELS"
     EPOCH_STALE = "EPOCH_STALE"
+    SUBSCRIBERS_FULL = "SUBSCRIBERS_FULL"
     OPERATION_NOT_POSSIBLE = "OPERATION_NOT_POSSIBLE"
     INVALID_COMMAND = "INVALID_COMMAND"
     """A field that the HTTP layer should not have let through."""

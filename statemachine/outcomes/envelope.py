@@ -39,6 +39,7 @@ from statemachine.outcomes.synchronisation import (
     SyncRoundClosed,
 )
 from statemachine.outcomes.timestamps import EventRecorded, ParticipantChanged
+from statemachine.outcomes.topics import SubscribersChanged
 from statemachine.outcomes.transactions import (
     BranchRegistered,
     BranchReported,
@@ -86,6 +87,7 @@ AnyResult = (
     | ChannelsChanged
     | CleaningsRecorded
     | BranchAnswerRecorded
+    | SubscribersChanged
 )
 
 

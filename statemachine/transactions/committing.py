@@ -7,7 +7,7 @@ from typing import Final
 from statemachine.commands.transactions import DecideGlobal
 from statemachine.outcomes import Outcome, Rejected, RejectionCode
 from statemachine.tickets import TicketKind
-from statemachine.transactions import channel_binding
+from statemachine.transactions import channel_binding, messages
 from statemachine.transactions.desk import Desk, branch_failed
 from statemachine.transactions.planning import Program
 from statemachine.transactions.rows import Branch, Committer
@@ -34,7 +34,12 @@ def commit(
 
     Otherwise it is a refusal, or a wait for the branches that have not reported.
     """
-    if transaction.row.program != Program.CLIENT:
+    row = transaction.row
+    if row.program == Program.MESSAGE:
+        if not row.submitted:
+            messages.submit(desk, transaction, place)
+        return None
+    if row.program != Program.CLIENT:
         return _DECIDES_ITSELF
     if _times_out(desk, transaction, place):
         return None

@@ -11,7 +11,7 @@ from typing import assert_never
 from statemachine import audit, commands
 from statemachine.audit import AuditLog
 from statemachine.change_log import ChangeLog
-from statemachine.commands import ChannelCommand, TransactionCommand
+from statemachine.commands import ChannelCommand, MessageCommand, TransactionCommand
 from statemachine.outcomes import Outcome, Rejected
 from statemachine.positions import Position
 from statemachine.state import MachineState
@@ -23,7 +23,9 @@ from statemachine.transactions import (
     driving,
     fence,
     locking,
+    messages,
     participation,
+    topics,
 )
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.due import DueNotes
@@ -96,6 +98,19 @@ class Coordinator:
 
     def set_retention(self, command: commands.SetTransactionRetention) -> Outcome:
         return decisions.set_retention(self._desk, command)
+
+    def execute_message(self, command: MessageCommand, place: int) -> Outcome:
+        match command:
+            case commands.PrepareMessage():
+                return messages.prepare(self._desk, command, place)
+            case commands.PutSubscriber():
+                return topics.put_subscriber(self._desk, command)
+            case commands.DeleteSubscriber():
+                return topics.delete_subscriber(self._desk, command)
+            case commands.DeleteTopic():
+                return topics.delete_topic(self._desk, command)
+            case _:
+                assert_never(command)
 
     def execute_channel(self, command: ChannelCommand, place: int) -> Outcome:
         desk = self._desk

@@ -18,6 +18,7 @@ from statemachine.outcomes import (
 from statemachine.positions import Position
 from statemachine.tickets import TicketKind
 from statemachine.timers import TimerKind
+from statemachine.transactions import messages
 from statemachine.transactions.committing import (
     GREATEST_WAITING,
     TIMED_OUT,
@@ -98,12 +99,15 @@ def _roll_back(
     desk: Desk, transaction: Transaction, command: DecideGlobal, place: int
 ) -> Rejected | None:
     row = transaction.row
-    if row.program == Program.MESSAGE and row.submitted:
-        return Rejected(
-            RejectionCode.TRANSACTION_DECIDED,
-            "The message is submitted and will be delivered.",
-            retryable=False,
-        )
+    if row.program == Program.MESSAGE:
+        if row.submitted:
+            return Rejected(
+                RejectionCode.TRANSACTION_DECIDED,
+                "The message is submitted and will be delivered.",
+                retryable=False,
+            )
+        messages.abort(desk, transaction, command.reason, place)
+        return None
     desk.decide(transaction, GlobalInput.ROLL_BACK, command.reason, place)
     return None
 
@@ -231,7 +235,7 @@ def _retry(desk: Desk, transaction: Transaction, action: str, detail: str, place
 
 def can_be_retried(row: Global) -> bool:
     """Whether the cluster calls branches of it, or gave up to."""
-    runs = row.status is GlobalStatus.BEGIN and row.submitted
+    runs = row.status is GlobalStatus.BEGIN and row.program != Program.CLIENT
     return runs or row.status in DRIVEN | FAILED
 
 

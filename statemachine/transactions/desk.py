@@ -63,6 +63,8 @@ _XID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 UNLOCKED_BY_DECISION: Final = frozenset({Mode.AT, Mode.TXC})
 """Their effect can be seen before the decision, so that nothing is left to protect after it."""
 
+_FORWARD_ENDED: Final = frozenset({BranchStatus.PHASE_ONE_DONE, BranchStatus.WITHDRAWN})
+
 XID_UNUSABLE: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
     f"xid is not 1 to {GREATEST_XID_BYTES} characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'.",
@@ -262,7 +264,7 @@ class Desk:
         row = transaction.row
         if row.program == Program.CLIENT or not row.submitted:
             return False
-        if any(b.status is not BranchStatus.PHASE_ONE_DONE for b in transaction.branches):
+        if any(b.status not in _FORWARD_ENDED for b in transaction.branches):
             return False
         transaction.decide(GlobalInput.COMMIT, "", place)
         self._note(transaction, place)

@@ -7,7 +7,7 @@ from typing import Final
 from statemachine.commands.channels import RecordBranchAnswer
 from statemachine.commands.transactions import ReportCalls, ReportedCall, RunGlobal, Step
 from statemachine.outcomes import Applied, CallsReported, Outcome, Rejected, RejectionCode
-from statemachine.transactions import cleaning
+from statemachine.transactions import cleaning, messages
 from statemachine.transactions.decisions import await_end
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.participation import GREATEST_BRANCHES, not_found
@@ -133,7 +133,9 @@ def take_answer(desk: Desk, command: RecordBranchAnswer, place: int) -> Outcome:
 def _take(
     desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
 ) -> None:
-    if reported.verdict == "DONE":
+    if call.operation is Operation.QUERY:
+        _answered(desk, transaction, call, reported, place)
+    elif reported.verdict == "DONE":
         _done(desk, transaction, call, reported, place)
     elif call.operation is Operation.FORWARD:
         _forward_failed(desk, transaction, call, reported, place)
@@ -158,6 +160,20 @@ def _done(
         kind, message, result = "RESULT_TOO_LARGE", f"it has {len(result)} bytes", b""
     failure = transaction.failure(kind, message) if kind else None
     desk.done(transaction, call.branch, call.operation, place, result, failure)
+
+
+def _answered(
+    desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
+) -> None:
+    """Who prepared a message was asked: it is submitted, given up, or asked for again."""
+    match reported.verdict:
+        case "DONE":
+            messages.submit(desk, transaction, place)
+        case "FAILED":
+            reason = f"its sender gave it up: {reported.failure_message}"
+            messages.abort(desk, transaction, reason, place)
+        case _:
+            _call_again(desk, transaction, call.branch, reported)
 
 
 def _forward_failed(

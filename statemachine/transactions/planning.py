@@ -41,6 +41,8 @@ class Operation(enum.StrEnum):
     FORWARD = "FORWARD"
     COMMIT = "COMMIT"
     ROLLBACK = "ROLLBACK"
+    QUERY = "QUERY"
+    """Whoever prepared a message is asked what became of it."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ class Call(msgspec.Struct, frozen=True):
         """Where; empty when there is nothing to call, None over the resource manager's channel."""
         calls = self.branch.calls
         match self.operation:
-            case Operation.FORWARD:
+            case Operation.FORWARD | Operation.QUERY:
                 return calls.forward
             case Operation.COMMIT:
                 return calls.commit
@@ -85,6 +87,9 @@ def next_calls(row: Global, branches: Sequence[Branch]) -> list[Call]:
 
 
 def _forward(row: Global, branches: Sequence[Branch]) -> list[Call]:
+    if row.program == Program.MESSAGE and not row.submitted:
+        asked = (branch for branch in branches if branch.status is BranchStatus.REGISTERED)
+        return [Call(branch, Operation.QUERY) for branch in asked]
     if not row.submitted or row.program == Program.CLIENT:
         return []
     done = {b.branch_id for b in branches if b.status is BranchStatus.PHASE_ONE_DONE}

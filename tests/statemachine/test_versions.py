@@ -23,6 +23,8 @@ from statemachine.commands import (
     Command,
     DecideGlobal,
     DecideProposal,
+    DeleteSubscriber,
+    DeleteTopic,
     DetachChannels,
     EndChannel,
     FireTimers,
@@ -32,7 +34,9 @@ from statemachine.commands import (
     ObserveHybridTime,
     OperateGlobal,
     PassFence,
+    PrepareMessage,
     ProposeData,
+    PutSubscriber,
     RecordAction,
     RecordBranchAnswer,
     RecordCleaned,
@@ -172,6 +176,12 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         EndChannel(session_id=1, connection=1),
         RecordCleaned(branches=()),
         RecordBranchAnswer(epoch=1, xid="x", branch_id=1, answer="UNKNOWN"),
+        PrepareMessage(
+            xid="", prefix="n1", name="", query="", steps=(), delay_ms=0, query_after_ms=0
+        ),
+        PutSubscriber(topic="t", name="s", url="u", remark=""),
+        DeleteSubscriber(topic="t", name="s"),
+        DeleteTopic(topic="t"),
     )
 }
 

@@ -242,6 +242,15 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         commands.RecordBranchAnswer(epoch=2, xid="x", branch_id=1, answer="PREPARED"),
         "955102a17801a85052455041524544",
     ),
+    (
+        commands.PrepareMessage(
+            xid="x", prefix="p", name="n", query="q", steps=(), delay_ms=5, query_after_ms=300
+        ),
+        "9a52a178a170a16ea1719005cd012ca0c400",
+    ),
+    (commands.PutSubscriber(topic="t", name="s", url="u", remark="r"), "9553a174a173a175a172"),
+    (commands.DeleteSubscriber(topic="t", name="s"), "9354a174a173"),
+    (commands.DeleteTopic(topic="t"), "9255a174"),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -338,6 +347,7 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
     (outcomes.ChannelsChanged(count=3), "924903"),
     (outcomes.CleaningsRecorded(count=3), "924a03"),
     (outcomes.BranchAnswerRecorded(recorded=True), "924bc3"),
+    (outcomes.SubscribersChanged(topic="t", changed=True, subscribers=2), "944ca174c302"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
