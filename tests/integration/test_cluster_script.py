@@ -227,8 +227,11 @@ def test_a_node_that_ends_by_itself_is_reported_with_its_last_words(unused: Scri
 
 
 def test_an_interrupted_up_takes_back_what_it_started(unused: Script) -> None:
+    # Whoever runs the tests in the background of a shell has them ignore SIGINT.
+    listening = ("env", "--default-signal=INT")
     with subprocess.Popen(
-        unused.command("up", "--base-port", str(unused.base_port)), stderr=subprocess.PIPE
+        (*listening, *unused.command("up", "--base-port", str(unused.base_port))),
+        stderr=subprocess.PIPE,
     ) as starting:
         eventually((unused.data_dir / "cluster.json").exists)
         starting.send_signal(signal.SIGINT)

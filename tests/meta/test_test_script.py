@@ -170,11 +170,15 @@ class Bare:
             assert program, f"this test needs {name}"
             (self.path / name).symlink_to(program)
         self._program("id", f'[ "$1" = -u ] && echo {0 if root else 1000} || echo somebody')
+        self.has_library("libatomic.so.1")
         self._program("apt-get", f'echo "apt-get $*" >>"{checkout.calls}"')
 
     def _program(self, name: str, text: str) -> None:
         (self.path / name).write_text(f"#!{self.path}/bash\n{text}\n")
         (self.path / name).chmod(0o755)
+
+    def has_library(self, name: str) -> None:
+        self._program("ldconfig", f'[ "$1" = -p ] && echo "\t{name} (libc6,x86-64) => /lib/{name}"')
 
     def test(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.checkout.test(*arguments, path=self.path)
@@ -225,3 +229,13 @@ def test_where_a_browser_is_nothing_is_installed(tmp_path: Path, checkout: Check
     (machine.path / "google-chrome").symlink_to(machine.path / "apt-get")
     assert machine.test().stderr == ""
     assert machine.installed == []
+
+
+def test_what_drives_the_browser_gets_the_library_that_it_lacks(
+    tmp_path: Path, checkout: Checkout
+) -> None:
+    machine = Bare(tmp_path, checkout, root=True)
+    machine.has_library("libatomic.so.10")
+    (machine.path / "google-chrome").symlink_to(machine.path / "apt-get")
+    assert machine.test().returncode == 0
+    assert machine.installed == ["apt-get install --yes --no-install-recommends libatomic1"]

@@ -61,6 +61,9 @@ class Link:
     async def close(self) -> None:
         self._target_is_down = True
         await self._listen_or_not()
+        # What was accepted before the end is handed over within two turns of the loop.
+        for _ in range(2):
+            await asyncio.sleep(0)
         await self._reset_connections()
         self._guard.close()
 
@@ -89,7 +92,7 @@ class Link:
         wanted = not self._target_is_down and self._disturbance is not Disturbance.REFUSE
         if wanted and self._server is None:
             self._server = await asyncio.start_server(
-                self._serve, sock=_bound_socket(self.port), limit=_CHUNK_BYTES
+                self._accept, sock=_bound_socket(self.port), limit=_CHUNK_BYTES
             )
         elif not wanted and self._server is not None:
             # Not awaited: from Python 3.12 on that waits for the connections, which live on.
@@ -102,19 +105,21 @@ class Link:
             connection.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(connection)
+        # Whatever ends it, even before it began.
+        connection.add_done_callback(self._connections.discard)
+        connection.add_done_callback(lambda _: writer.transport.abort())
+
     async def _serve(
         self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter
     ) -> None:
-        connection = asyncio.current_task()
-        assert connection is not None
-        self._connections.add(connection)
-        writers = [near_writer]
         # Cancelled, this ends quietly: asyncio would log the end of a connection's task as a fault.
         with contextlib.suppress(OSError, asyncio.CancelledError):
             far_reader, far_writer = await asyncio.open_connection(
                 *self._target, limit=_CHUNK_BYTES
             )
-            writers.append(far_writer)
             passing = (
                 asyncio.create_task(self._pass_on(near_reader, far_writer)),
                 asyncio.create_task(self._pass_on(far_reader, near_writer)),
@@ -126,9 +131,7 @@ class Link:
                 for task in passing:
                     task.cancel()
                 await asyncio.gather(*passing, return_exceptions=True)
-        for writer in writers:
-            writer.transport.abort()
-        self._connections.discard(connection)
+                far_writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
