@@ -21,7 +21,7 @@ from api import (
     oracle,
     participants,
     proposals,
-    recovery,
+    rm_channel,
     sequences,
     space_time,
     synchronisation,
@@ -31,8 +31,9 @@ from api import (
     versions,
     watch,
 )
+from api.channels import Channels, ChannelsCollector
 from api.cluster import Cluster
-from api.connections import REFUSALS, Refusals
+from api.connections import DRAINS, REFUSALS, Drain, Refusals
 from api.endpoints import Endpoint
 from api.errors import INTERNAL, Problem, of_exception
 from api.metrics import Metrics, RouteMetrics
@@ -55,9 +56,15 @@ _OnDamage = Callable[[DamagedStateError], None]
 
 
 def build_app(
-    cluster: Cluster, settings: ApiSettings, routing: RoutingView, registry: Metrics
+    cluster: Cluster,
+    settings: ApiSettings,
+    routing: RoutingView,
+    registry: Metrics,
+    channels: Channels | None = None,
 ) -> web.Application:
     """Return the application that serves a node's whole API.
+
+    `channels` are those of the node's resource managers, when somebody else calls them too.
 
     Run it with `api.connections.ApiRunner`, which answers what never reaches a route.
     """
@@ -65,6 +72,8 @@ def build_app(
     registry.observe_cluster(cluster)
     watchers = Watchers(cluster, settings)
     registry.registry.register(WatchersCollector(watchers))
+    channels = Channels(cluster, settings) if channels is None else channels
+    registry.registry.register(ChannelsCollector(channels))
     endpoints = [
         *timestamps.endpoints(service),
         *participants.endpoints(service),
@@ -77,10 +86,10 @@ def build_app(
         *objects.endpoints(service),
         *vector_clocks.endpoints(service),
         *locks.endpoints(service),
-        *recovery.endpoints(service),
         *space_time.endpoints(service),
         *batch.endpoints(service),
         *watch.endpoints(service, watchers),
+        *rm_channel.endpoints(service, channels),
         *topology.endpoints(service, routing),
         *health.endpoints(service),
         *metrics.endpoints(service, registry),
@@ -90,6 +99,8 @@ def build_app(
     app[REFUSALS] = Refusals(
         replies=service.replies, settings=settings, counted=registry.route("*", "*").observe
     )
+    drains: list[Drain] = [channels.close]
+    app[DRAINS] = drains
     app.on_shutdown.append(_closing(service, watchers))
     _add_routes(app, service.replies, endpoints, registry, cluster.report_damage)
     return app

@@ -63,6 +63,13 @@ class Refusals:
 
 REFUSALS: Final = web.AppKey("refusals", Refusals)
 
+Drain = Callable[[], Awaitable[None]]
+
+DRAINS: Final = web.AppKey("drains", list[Drain])
+"""What is to come to its end while clients are still heard: aiohttp's own way to stop begins with
+being deaf.
+"""
+
 
 def _first_sentence(message: str | None) -> str:
     """Return what the parser found, without the bytes that it points at."""
@@ -145,6 +152,11 @@ class ApiRunner(web.AppRunner):
     """Serves the application. Without access log: requests are counted, and a line for each costs
     more than the request.
     """
+
+    async def cleanup(self) -> None:
+        for drain in self.app[DRAINS] if self.server is not None else ():
+            await drain()
+        await super().cleanup()
 
     async def _make_server(self) -> web.Server:
         routed = await super()._make_server()

@@ -113,6 +113,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "REQUEST_TOO_LARGE": ProblemKind(413, "The request is too large"),
     "NOT_JSON": ProblemKind(415, "The body is not declared as JSON"),
     "EXPECTATION_FAILED": ProblemKind(417, "The expectation cannot be met"),
+    "UPGRADE_REQUIRED": ProblemKind(426, "The path is a WebSocket"),
     "HEAD_TOO_LARGE": ProblemKind(431, "The head of the request is too large", closes=True),
     "INVALID_FIELD": ProblemKind(422, "A field has a value that it cannot have"),
     "POSITION_UNKNOWN": ProblemKind(422, "The cluster's log has not got as far"),
@@ -267,6 +268,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
             headers["Allow"] = ", ".join(self.allow)
         if self.replayed:
             headers["Idempotency-Replayed"] = "true"
+        if self.kind.status == HTTPStatus.UPGRADE_REQUIRED:
+            headers["Upgrade"] = "websocket"
         if self.kind.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
             headers["Retry-After"] = str(RETRY_AFTER_S)
         return headers

@@ -50,5 +50,15 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A watcher hears something at least this often, even when nothing happens."""
     watch_leaderless_s: float = 5.0
     """Without a leader that a quorum confirmed for so long, watchers are sent to other nodes."""
+    greatest_channels: int = 2_000
+    """Resource managers that are connected at a time."""
+    channel_heartbeat_s: float = 5.0
+    """A channel on which nothing was heard for so long is pinged, and closed after half as long."""
+    channel_leaderless_s: float = 2.0
+    """As for watchers, of resource managers."""
+    channel_grace_s: float = 10.0
+    """How long a resource manager's session outlives its connection, unless it says otherwise."""
+    channel_drain_s: float = 2.0
+    """How long a node that stops waits for calls of resource managers that are under way."""
     destinations: Destinations = msgspec.field(default_factory=lambda: ANY_DESTINATION)
     """Where clients may have branches called."""

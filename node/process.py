@@ -210,7 +210,7 @@ class Process:
     async def _serve_api(
         self, cluster: EngineCluster, monitor: HealthMonitor, metrics: Metrics
     ) -> web.AppRunner:
-        http, watch = self._config.http, self._config.watch
+        http, watch, channels = self._config.http, self._config.watch, self._config.channels
         settings = ApiSettings(
             greatest_body_bytes=http.max_body_bytes,
             greatest_header_bytes=http.max_header_bytes,
@@ -222,6 +222,10 @@ class Process:
             greatest_watchers=watch.max_watchers,
             watch_heartbeat_s=watch.heartbeat_ms / 1000,
             watch_leaderless_s=watch.leaderless_ms / 1000,
+            greatest_channels=channels.max_channels,
+            channel_heartbeat_s=channels.heartbeat_ms / 1000,
+            channel_leaderless_s=channels.leaderless_ms / 1000,
+            channel_grace_s=channels.grace_ms / 1000,
             destinations=self._destinations,
         )
         runner = ApiRunner(build_app(cluster, settings, monitor, metrics))

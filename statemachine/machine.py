@@ -497,7 +497,6 @@ class Machine:
                 | commands.RunGlobal()
                 | commands.ReportCalls()
                 | commands.OperateGlobal()
-                | commands.RecordRecoveries()
                 | commands.LockRows()
                 | commands.UnlockRows()
                 | commands.PassFence()

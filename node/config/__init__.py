@@ -8,6 +8,7 @@ from node.config.address import Address
 from node.config.loading import Arguments, Launch, load, load_for_process, parse_arguments
 from node.config.problems import ConfigError, Problem
 from node.config.sections import (
+    ChannelsConfig,
     ClockConfig,
     ClusterConfig,
     ClusterNode,
@@ -30,6 +31,7 @@ from node.config.sections import (
 __all__ = [
     "Address",
     "Arguments",
+    "ChannelsConfig",
     "ClockConfig",
     "ClusterConfig",
     "ClusterNode",

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from node.config.address import Address
 from statemachine.commands import MAX_ENTRY_BYTES
 from statemachine.sync_rounds import GREATEST_INTERVAL_MS, LEAST_INTERVAL_MS
+from statemachine.transactions.channel_sessions import GREATEST_GRACE_MS, LEAST_GRACE_MS
 
 Value = TypeVar("Value")
 
@@ -351,6 +352,54 @@ class WatchConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelsConfig:
+    """Channels of resource managers: `GET /api/v1/rm/channel`."""
+
+    max_channels: int = setting(
+        2_000,
+        "How many resource managers may be connected to this node at a time; more are refused "
+        "with 429.",
+        minimum=1,
+        maximum=10_000,
+    )
+    heartbeat_ms: int = setting(
+        5_000,
+        "A channel on which nothing was heard for so long is pinged, and closed when that is not "
+        "answered within half of it.",
+        minimum=200,
+        maximum=MINUTE_MS,
+    )
+    leaderless_ms: int = setting(
+        2_000,
+        "How long this node may be without a leader that a majority confirms before it sends its "
+        "resource managers to other nodes.",
+        minimum=500,
+        maximum=10 * MINUTE_MS,
+    )
+    grace_ms: int = setting(
+        10_000,
+        "How long the session of a resource manager outlives its connection, in the time of the "
+        "cluster, unless it asks for another. LCN branches of a session that ends are lost.",
+        minimum=LEAST_GRACE_MS,
+        maximum=GREATEST_GRACE_MS,
+    )
+    call_timeout_ms: int = setting(
+        30_000,
+        "How long the leader waits for a resource manager's answer before it asks again.",
+        minimum=100,
+        maximum=10 * MINUTE_MS,
+    )
+    clean_after_ms: int = setting(
+        MINUTE_MS,
+        "How long after the end of a transaction resource managers are told that they may forget "
+        "it. What is still on its way then, from a leader that was deposed or a client that was "
+        "slow, finds no guard any more.",
+        minimum=0,
+        maximum=DAY_MS,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SyncConfig:
     """Synchronisation rounds of participants' clocks."""
 
@@ -488,6 +537,7 @@ class Config:
     http: HttpConfig = dataclasses.field(default_factory=HttpConfig)
     events: EventsConfig = dataclasses.field(default_factory=EventsConfig)
     watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
+    channels: ChannelsConfig = dataclasses.field(default_factory=ChannelsConfig)
     sync: SyncConfig = dataclasses.field(default_factory=SyncConfig)
     delivery: DeliveryConfig = dataclasses.field(default_factory=DeliveryConfig)
     health: HealthConfig = dataclasses.field(default_factory=HealthConfig)

@@ -61,7 +61,6 @@ from statemachine.commands.proposals import (
     ProposeData,
     VoteProposals,
 )
-from statemachine.commands.recovery import RecordRecoveries
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.synchronisation import (
     AcknowledgeSync,
@@ -135,7 +134,6 @@ __all__ = [
     "RecordBranchAnswer",
     "RecordCleaned",
     "RecordEvent",
-    "RecordRecoveries",
     "RegisterBranch",
     "RegisterChannel",
     "ReleaseLock",

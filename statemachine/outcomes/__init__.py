@@ -40,7 +40,6 @@ from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.operating import ActionRecorded, TransactionRetentionSet
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VoteCast, VotesCounted
-from statemachine.outcomes.recovery import RecoveriesRecorded
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.synchronisation import (
@@ -95,7 +94,6 @@ __all__ = [
     "Pending",
     "Position",
     "ProposalDecided",
-    "RecoveriesRecorded",
     "Rejected",
     "RejectionCode",
     "RequestOutcome",

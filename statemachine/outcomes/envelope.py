@@ -31,7 +31,6 @@ from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.operating import ActionRecorded, TransactionRetentionSet
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
-from statemachine.outcomes.recovery import RecoveriesRecorded
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.synchronisation import (
     ClockReported,
@@ -78,7 +77,6 @@ AnyResult = (
     | BranchRegistered
     | BranchReported
     | CallsReported
-    | RecoveriesRecorded
     | RowsLocked
     | RowsUnlocked
     | FencePassed

@@ -14,6 +14,7 @@ from aiohttp import ClientSession, TCPConnector, web
 from yarl import URL
 
 from api.app import build_app
+from api.channels import Channels
 from api.connections import ApiRunner
 from api.metrics import Metrics
 from api.settings import ApiSettings
@@ -110,6 +111,7 @@ class Api:
         routing: LocalRouting,
         described: Any,
         runner: ApiRunner,
+        channels: Channels,
     ) -> None:
         self._session = session
         self._runner = runner
@@ -117,6 +119,11 @@ class Api:
         self.port = port
         self.cluster = cluster
         self.routing = routing
+        self.channels = channels
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def connections(self) -> int:
@@ -191,7 +198,8 @@ async def serving(
     cluster = LocalCluster() if cluster is None else cluster
     settings = ApiSettings() if settings is None else settings
     routing = LocalRouting()
-    app = build_app(cluster, settings, routing, Metrics())
+    channels = Channels(cluster, settings)
+    app = build_app(cluster, settings, routing, Metrics(), channels)
     runner = ApiRunner(app)
     await runner.setup()
     try:
@@ -202,6 +210,6 @@ async def serving(
             if described is None:
                 async with session.get(f"http://127.0.0.1:{port}/openapi.json") as response:
                     described = _DESCRIBED[settings] = await response.json()
-            yield Api(session, port, cluster, routing, described, runner)
+            yield Api(session, port, cluster, routing, described, runner, channels)
     finally:
         await runner.cleanup()

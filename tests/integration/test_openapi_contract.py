@@ -40,6 +40,7 @@ NEEDS_NO_SUCCESS: Final = {
     "POST /api/v1/locks/{name}/release": "likewise",
     "POST /api/v1/cluster/members": "it waits for a node with an empty disk, and there is none",
     "DELETE /api/v1/cluster/members/{nodeId}": "the nodes under test are to stay",
+    "GET /api/v1/rm/channel": "it is a WebSocket",
     "POST /api/v1/cluster/leader/transfer": "a name of a node is hardly ever guessed",
 }
 """Of all others, a run of nothing but refusals would prove nothing."""
