@@ -13,6 +13,7 @@ from api.cluster import OutcomeUnknownError as OutcomeUnknown
 from api.cluster import StorageFullError as StorageFull
 from tests.integration.serving import Api, serving
 from tidelock.client import Client
+from tidelock.client.answers import Event, Membership
 from tidelock.clocks import Relation
 from tidelock.errors import (
     ClientClosedError,
@@ -21,6 +22,7 @@ from tidelock.errors import (
     NotFoundError,
     OutcomeUnknownError,
     ProposalRejectedError,
+    UnavailableError,
     UnreachableError,
 )
 
@@ -86,8 +88,108 @@ async def test_the_rest_of_the_contract_answers(client: Client) -> None:
     assert (await client.sequences.get("s")).last == 3
     assert (await client.cluster.topology()).leader == "n1"
     assert len((await client.cluster.routing()).nodes) == 3
-    ran = await client.batches.run([{"op": "timestamp.event", "eventType": "e"}] * 2)
-    assert [result["status"] for result in ran.results] == [200, 200]
+
+
+async def test_a_batch_answers_each_operation(client: Client) -> None:
+    ran = await client.batches.run(
+        [
+            {"op": "timestamp.event", "eventType": "e", "nodeId": "a"},
+            {"op": "participant.leave", "nodeId": "nobody"},
+        ]
+    )
+    assert ran.read(0, Event).lamport_timestamp == 1
+    with pytest.raises(NotFoundError):
+        ran.read(1, Membership)
+
+
+async def test_rounds_of_synchronisation_take_the_maximum_of_all(client: Client) -> None:
+    await client.synchronisation.report("a", lamport=3, vector={"a": 3})
+    reported = await client.synchronisation.report("b", lamport=5)
+    assert (reported.target_lamport, reported.target_vector) == (5, {"a": 3})
+    closed = await client.synchronisation.run()
+    assert {node.node_id: node.lag.lamport for node in closed.nodes} == {"a": 2, "b": 0}
+    for node_id, all_have in (("a", False), ("b", True)):
+        done = await client.synchronisation.acknowledge(closed.round, node_id)
+        assert done.synchronised == all_have
+    status = await client.synchronisation.status(rounds=1)
+    assert [(found.round, found.synchronised) for found in status.rounds] == [(closed.round, True)]
+    assert (await client.events.clock("a")).lamport_timestamp == 5
+
+
+async def test_operators_change_the_members_and_the_rotation(api: Api, client: Client) -> None:
+    added = await client.cluster.add_member("n4", "127.0.0.1:7204", "127.0.0.1:7104")
+    assert added.node_id == "n4"
+    assert (await client.cluster.remove_member("n4")).node_id == "n4"
+    with pytest.raises(NotFoundError):
+        await client.cluster.remove_member("n4")
+    assert (await client.cluster.transfer_leadership("n2")).leader == "n2"
+    api.routing.fail("n2")
+    assert (await client.cluster.rejoin("n2")).state == "RECOVERING"
+
+
+async def test_the_health_of_a_node_is_asked_of_that_node(api: Api, client: Client) -> None:
+    assert (await client.health.live()).status == "live"
+    assert (await client.health.ready()).node_id == "n1"
+    assert (await client.health.leader(at=f"127.0.0.1:{api.port}")).leader == "n1"
+    api.cluster.caught_up = False
+    with pytest.raises(UnavailableError, match="far behind"):
+        await client.health.ready()
+    with pytest.raises(UnreachableError):
+        await client.health.live(at=f"127.0.0.1:{free_port()}", timeout_ms=2_000)
+
+
+async def test_stored_events_of_vectors_are_found_by_their_ids(client: Client) -> None:
+    counted = await client.versions.increment("a", key="k")
+    assert (await client.versions.event(counted.event_id)).version_vector == {"a": 1}
+    sent = await client.vector_clocks.send("a")
+    assert (await client.vector_clocks.event(sent.message_id)).type == "SEND"
+    merged = await client.versions.merge({"b": 1}, key="k", node_id="m")
+    assert merged.version_vector == {"a": 1, "b": 1}
+    events = [event async for event in client.versions.events(key="k")]
+    assert [event.node_id for event in events] == ["a", "m"]
+
+
+async def test_a_read_may_be_of_the_node_alone(api: Api, client: Client) -> None:
+    await client.events.clock("a")
+    await client.events.clock("a", consistency="local")
+    assert [event async for event in client.events.list(consistency="local")] == []
+    assert api.cluster.consistencies == ["linearizable", "local", "local"]
+
+
+async def test_a_list_comes_in_pages_of_the_size_that_is_asked_for(
+    api: Api, client: Client
+) -> None:
+    for number in range(7):
+        await client.participants.join(f"p{number}")
+    before = len(api.cluster.consistencies)
+    assert len([each async for each in client.participants.list(page_size=3)]) == 7
+    assert len(api.cluster.consistencies) - before == 3
+
+
+async def test_diagrams_are_drawn_as_edges_and_for_shiviz(client: Client) -> None:
+    for name in ("a,b", "c%"):
+        sent = await client.vector_clocks.send(name)
+        await client.vector_clocks.receive("r", sent.vector_clock, message_id=sent.message_id)
+    drawn = [each async for each in client.diagrams.edges(kinds=["vector"])]
+    assert [len(each.nodes) for each in drawn] == [4]
+    assert [edge.kind for edge in drawn[0].edges].count("MESSAGE") == 2
+    (only,) = [each async for each in client.diagrams.edges(participants=["a,b", "c%"])]
+    assert [node.node_id for node in only.nodes] == ["a,b", "c%"]
+    parts = [each async for each in client.diagrams.edges(events=3)]
+    assert [len(each.nodes) for each in parts] == [3, 1]
+    logs = [each async for each in client.diagrams.shiviz(events=2)]
+    assert len(logs) == 2
+    assert logs[0].next_cursor is not None
+    assert "r" in logs[0].text
+    first = drawn[0].nodes[0].event_id
+    (empty,) = [each async for each in client.diagrams.edges(end=first)]
+    assert empty.nodes == []
+
+
+async def test_a_request_for_a_lock_can_be_given_up_by_its_key(client: Client) -> None:
+    await client.locks.acquire("l", "a", ttl_ms=60_000, idempotency_key="k")
+    assert (await client.locks.abandon("l", "a", "k")).released
+    assert (await client.locks.get("l")).holder is None
 
 
 async def test_refusals_are_typed_and_say_which_field(client: Client) -> None:

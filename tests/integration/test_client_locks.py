@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
 from api.cluster import NoQuorumError as NoQuorum
+from api.cluster import OutcomeUnknownError as OutcomeUnknown
 from statemachine.commands import AnyCommand, IdempotencyKey
 from statemachine.outcomes import RequestOutcome
 from tests.integration.local_cluster import LocalCluster
 from tests.integration.serving import Api, serving
 from tidelock.client import Client, Lock
-from tidelock.errors import FencingTokenStaleError, LockHeldError, LockLostError
+from tidelock.client.answers import LockLease
+from tidelock.errors import (
+    ClientClosedError,
+    FencingTokenStaleError,
+    LockHeldError,
+    LockLostError,
+    OutcomeUnknownError,
+)
 
 LONG_MS = 60_000
 
@@ -94,6 +103,14 @@ class SlowCluster(LocalCluster):
         return outcome
 
 
+@asynccontextmanager
+async def slow() -> AsyncIterator[tuple[Api, Client]]:
+    async with serving(SlowCluster()) as api:
+        client = Client([f"127.0.0.1:{api.port}"], discover=False)
+        async with client:
+            yield api, client
+
+
 async def test_a_holder_counts_from_the_moment_it_asked() -> None:
     async with serving(SlowCluster()) as api:
         client = Client([f"127.0.0.1:{api.port}"], discover=False)
@@ -159,6 +176,134 @@ async def test_the_exception_of_a_block_is_not_hidden_by_the_loss(api: Api, clie
 
     with pytest.raises(KeyError):
         await fail()
+
+
+async def left(client: Client, name: str) -> None:
+    """Return when nobody waits for the lock."""
+    async with asyncio.timeout(10):
+        while (await client.locks.get(name)).queue_length:
+            await asyncio.sleep(0.01)
+
+
+async def free(client: Client, name: str) -> None:
+    """Return when nobody has the lock."""
+    async with asyncio.timeout(10):
+        while (await client.locks.get(name)).holder is not None:
+            await asyncio.sleep(0.01)
+
+
+async def enter(lock: Lock) -> None:
+    async with lock:
+        await asyncio.Event().wait()
+
+
+async def test_who_is_cancelled_leaves_the_queue(client: Client) -> None:
+    async with client.lock("l", ttl_ms=LONG_MS):
+        waiting = asyncio.create_task(enter(client.lock("l", ttl_ms=LONG_MS, wait_ms=LONG_MS)))
+        await queued(client, "l")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await left(client, "l")
+
+
+async def test_a_call_that_is_cancelled_leaves_the_queue_too(client: Client) -> None:
+    async with client.lock("l", ttl_ms=LONG_MS):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await client.locks.acquire("l", "b", ttl_ms=LONG_MS, wait_ms=LONG_MS)
+        await left(client, "l")
+
+
+async def test_under_a_key_of_its_own_a_cancelled_call_may_be_repeated(client: Client) -> None:
+    def ask() -> asyncio.Task[LockLease]:
+        return asyncio.create_task(
+            client.locks.acquire("l", "b", ttl_ms=LONG_MS, wait_ms=LONG_MS, idempotency_key="k")
+        )
+
+    async with client.lock("l", ttl_ms=LONG_MS):
+        first = ask()
+        await queued(client, "l")
+        first.cancel()
+        await asyncio.wait([first])
+        second = ask()
+        assert (await client.locks.get("l")).queue_length == 1
+    assert (await second).owner == "b"
+
+
+async def test_a_grant_that_nobody_waits_for_any_more_goes_back() -> None:
+    """The cluster has granted it; the answer is still on its way."""
+    async with slow() as (api, client):
+        entering = asyncio.create_task(enter(client.lock("l", ttl_ms=LONG_MS)))
+        while api.cluster.machine.lock_count == 0:
+            await asyncio.sleep(0.01)
+        entering.cancel()
+        await asyncio.wait([entering])
+        await free(client, "l")
+
+
+async def test_what_stays_unknown_is_undone_before_it_is_too_late(api: Api, client: Client) -> None:
+    api.cluster.fault, api.cluster.lose_answers = OutcomeUnknown(), True
+    async with Client([f"127.0.0.1:{api.port}"], discover=False, timeout_ms=300) as impatient:
+        with pytest.raises(OutcomeUnknownError):
+            await enter(impatient.lock("l", ttl_ms=LONG_MS))
+        assert api.cluster.machine.lock_count == 1
+        api.cluster.fault = None
+        await free(client, "l")
+
+
+async def test_a_block_that_is_cancelled_while_it_ends_gives_the_lock_back() -> None:
+    async with slow() as (api, client):
+        lock = client.lock("l", ttl_ms=LONG_MS)
+        await lock.__aenter__()
+        asked = len(api.cluster.timeouts_ms)
+        api.cluster.fault = NoQuorum()
+        leaving = asyncio.create_task(lock.__aexit__(None, None, None))
+        while len(api.cluster.timeouts_ms) == asked:
+            await asyncio.sleep(0.01)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert lock.remaining_ms == 0
+        api.cluster.fault = None
+        await free(client, "l")
+
+
+async def test_closing_a_client_gives_up_what_it_waits_for(api: Api, client: Client) -> None:
+    async with client.lock("l", ttl_ms=LONG_MS):
+        other = Client([f"127.0.0.1:{api.port}"], discover=False)
+        waiting = asyncio.create_task(enter(other.lock("l", ttl_ms=LONG_MS, wait_ms=LONG_MS)))
+        await queued(client, "l")
+        await other.close()
+        assert (await client.locks.get("l")).queue_length == 0
+        with pytest.raises(ClientClosedError):
+            await waiting
+
+
+async def test_a_client_that_is_left_by_an_exception_leaves_nothing_behind(api: Api) -> None:
+    async def fail() -> None:
+        client = Client([f"127.0.0.1:{api.port}"], discover=False)
+        async with client, asyncio.TaskGroup() as group, client.lock("l", ttl_ms=LONG_MS):
+            group.create_task(enter(client.lock("l", ttl_ms=LONG_MS, wait_ms=LONG_MS)))
+            await queued(client, "l")
+            raise KeyError
+
+    with pytest.raises(ExceptionGroup):
+        await fail()
+    async with Client([f"127.0.0.1:{api.port}"], discover=False) as client:
+        view = await client.locks.get("l")
+        assert (view.holder, view.queue_length) == (None, 0)
+
+
+async def test_an_end_that_comes_after_the_acquisition_was_abandoned_is_no_error(
+    client: Client,
+) -> None:
+    """Cancelled before its request was sent: there is nothing to undo, and nothing is left."""
+    entering = asyncio.create_task(enter(client.lock("l", ttl_ms=LONG_MS)))
+    await asyncio.sleep(0)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    await free(client, "l")
 
 
 async def test_a_stale_token_is_refused(client: Client) -> None:

@@ -206,6 +206,7 @@ _BY_CODE: Final[dict[str, type[ProblemError]]] = {
     "FENCING_TOKEN_STALE": FencingTokenStaleError,
     "IDEMPOTENCY_KEY_REUSED": IdempotencyKeyReusedError,
     "LOCK_HELD": LockHeldError,
+    "NOT_A_NODE": NodeFailureError,
     "NO_LEADER": NoQuorumError,
     "NO_QUORUM": NoQuorumError,
     "REJECTED": ProposalRejectedError,

@@ -2,7 +2,7 @@
 
 from tidelock.client.blocking import BlockingClient, BlockingLock
 from tidelock.client.cluster_client import Client
-from tidelock.client.locks import Lock
+from tidelock.client.leases import Lock
 from tidelock.client.watching import Applied
 
 __all__ = ["Applied", "BlockingClient", "BlockingLock", "Client", "Lock"]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import enum
 import os
+import ssl
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -17,11 +18,13 @@ from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
+from tidelock.client.access import Secret
 from tidelock.client.answers import Drawn, Event, Taken
 from tidelock.client.cluster_client import Client
-from tidelock.client.locks import Lock, LockMode
-from tidelock.client.nodes import Nodes
-from tidelock.client.resources import Reading, Writing
+from tidelock.client.leases import Lock
+from tidelock.client.locks import LockMode
+from tidelock.client.resource import Asking, Writing
+from tidelock.client.transport import INHERITED
 from tidelock.client.watching import Applied
 from tidelock.errors import ClientClosedError, LockLostError
 
@@ -69,6 +72,12 @@ class _Engine:
             future.cancel()
             raise
 
+    def soon(self, work: Callable[[], object]) -> None:
+        """Have it done on the loop, without waiting for it."""
+        with self._lock:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(work)
+
     def close(self) -> None:
         """End what is under way, then the thread."""
         with self._lock:
@@ -88,11 +97,6 @@ class _Engine:
         await self._loop.shutdown_asyncgens()
 
 
-_INHERITED: Final[list[_Engine]] = []
-"""Engines of a parent process, never freed: closing one would unhook the parent's sockets, for both
-processes share the kernel's list of what the loop waits for."""
-
-
 class BlockingClient:
     """A `Client` whose calls return when they are done. Use it as `with`, or `close` it."""
 
@@ -103,19 +107,32 @@ class BlockingClient:
         timeout_ms: int = 5_000,
         attempt_timeout_ms: int = 2_000,
         discover: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        insecure: bool = False,
     ) -> None:
         """Take what `Client` takes; connections are made at the first call.
 
-        Raises:
-            ValueError: an address is none.
+        Raises: as `Client`.
         """
-        Nodes(addresses)
-        self._make = lambda: Client(
-            addresses,
-            timeout_ms=timeout_ms,
-            attempt_timeout_ms=attempt_timeout_ms,
-            discover=discover,
-        )
+        secret = None if token is None else Secret(token)
+
+        def make() -> Client:
+            return Client(
+                addresses,
+                timeout_ms=timeout_ms,
+                attempt_timeout_ms=attempt_timeout_ms,
+                discover=discover,
+                ssl_context=ssl_context,
+                ca_file=ca_file,
+                token=secret,
+                insecure=insecure,
+            )
+
+        # What cannot be is refused here, not at the first call.
+        make()
+        self._make = make
         self._lock = threading.Lock()
         self._engine: _Engine | None = None
         self._closed = False
@@ -179,7 +196,7 @@ class BlockingClient:
         """Return a timestamp of the oracle; threads that ask at the same time share a request."""
         return self.run(lambda client: client.timestamp())
 
-    def timestamps(self, count: int, **options: Unpack[Reading]) -> Drawn:
+    def timestamps(self, count: int, **options: Unpack[Asking]) -> Drawn:
         """Return timestamps in a row."""
         return self.run(lambda client: client.timestamps(count, **options))
 
@@ -234,7 +251,7 @@ class BlockingClient:
         """In the child: the thread is not there, and another one may have held the lock."""
         self._lock = threading.Lock()
         if self._engine is not None:
-            _INHERITED.append(self._engine)
+            INHERITED.append(self._engine)
             self._engine = None
 
 
@@ -250,7 +267,13 @@ class BlockingLock:
         self._pid = os.getpid()
 
     def __enter__(self) -> Self:
-        self._engine.run(self._lock.__aenter__())
+        try:
+            self._engine.run(self._lock.__aenter__())
+        except BaseException:
+            # Interrupted in the moment of the grant, nobody would give it back.
+            if os.getpid() == self._pid:
+                self._engine.soon(self._lock.quit)
+            raise
         return self
 
     def __exit__(

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Final, Self, Unpack
 
-from tidelock.client import resources
+from tidelock.client.access import Access
+from tidelock.client.agreement import Proposals, Synchronisation
 from tidelock.client.answers import Drawn, Topology
-from tidelock.client.locks import Lock, LockMode, Locks
+from tidelock.client.batches import Batches
+from tidelock.client.cluster import Cluster, NodeHealth
+from tidelock.client.diagrams import Diagrams
+from tidelock.client.leases import Lock
+from tidelock.client.locks import LockMode, Locks
 from tidelock.client.nodes import Nodes
-from tidelock.client.oracle import SharedDraws
-from tidelock.client.resources import Reading
-from tidelock.client.transport import Call, Transport, encode
+from tidelock.client.oracle import Oracle, SharedDraws
+from tidelock.client.resource import Asking
+from tidelock.client.timestamps import Events, HybridClocks, Participants, Sequences
+from tidelock.client.transport import Transport
+from tidelock.client.vectors import VectorClocks, Versions
 from tidelock.client.watching import Applied, Watching
 from tidelock.errors import TidelockError
 
 _LOOK_EVERY_S: Final = 10.0
 """How often the client asks who belongs to the cluster, while it is used."""
+_LOOK_SOON_S: Final = 1.0
+"""The same while a node fails, or nobody could say."""
 _LOOK_TIMEOUT_MS: Final = 2_000
 
 
@@ -37,35 +48,56 @@ class Client:
         timeout_ms: int = 5_000,
         attempt_timeout_ms: int = 2_000,
         discover: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        insecure: bool = False,
     ) -> None:
         """Talk to the nodes at `addresses`, as `["http://127.0.0.1:7101"]`.
 
         A call ends after `timeout_ms` with all its attempts, of which each may take
         `attempt_timeout_ms`. With `discover=False` no nodes are asked but these: for clients that
-        reach the cluster under other addresses than the nodes know of.
+        reach the cluster under other addresses than the nodes know of, or through a load balancer.
+
+        Of `https` addresses, certificates are checked against what the machine trusts, or against
+        `ca_file`, or as `ssl_context` says; with one of the two, addresses without a scheme are
+        `https`, and others are refused. `token` goes along as `Authorization: Bearer`, not in clear
+        text to another machine unless `insecure` is set, and shows up in no message.
 
         Raises:
-            ValueError: an address is none.
+            ValueError: an address is none or may not be asked, or options contradict each other.
+            OSError: `ca_file` cannot be read.
         """
+        access = Access(ssl_context=ssl_context, ca_file=ca_file, token=token, insecure=insecure)
         self._transport = Transport(
-            Nodes(addresses), timeout_ms=timeout_ms, attempt_timeout_ms=attempt_timeout_ms
+            Nodes(addresses, access=access),
+            access,
+            timeout_ms=timeout_ms,
+            attempt_timeout_ms=attempt_timeout_ms,
         )
         self._discovers = discover
         self._looked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
         self._cluster_id: str | None = None
-        self._draws = SharedDraws(self.timestamps)
+        self._oracle = Oracle(self._transport)
+        self._draws = SharedDraws(self._oracle.draw)
         self._transport.on_call = self._look_sometimes
-        self.events = resources.Events(self._transport)
-        self.participants = resources.Participants(self._transport)
-        self.hlc = resources.HybridClocks(self._transport)
-        self.sequences = resources.Sequences(self._transport)
-        self.versions = resources.Versions(self._transport)
-        self.vector_clocks = resources.VectorClocks(self._transport)
+        self.events = Events(self._transport)
+        self.participants = Participants(self._transport)
+        self.hlc = HybridClocks(self._transport)
+        self.sequences = Sequences(self._transport)
+        self.versions = Versions(self._transport)
+        self.vector_clocks = VectorClocks(self._transport)
         self.locks = Locks(self._transport)
-        self.proposals = resources.Proposals(self._transport)
-        self.cluster = resources.Cluster(self._transport)
-        self.batches = resources.Batches(self._transport)
+        self.proposals = Proposals(self._transport)
+        self.synchronisation = Synchronisation(self._transport)
+        self.diagrams = Diagrams(self._transport)
+        self.cluster = Cluster(self._transport)
+        self.health = NodeHealth(self._transport)
+        self.batches = Batches(self._transport)
+
+    def __repr__(self) -> str:
+        return f"<Client of {', '.join(self.nodes)}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,7 +111,10 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; who still waits gets `ClientClosedError`."""
+        """Close the connections; who still waits gets `ClientClosedError`.
+
+        Before that, what was given up is undone in the cluster, for up to 2 s.
+        """
         self._draws.close()
         if self._looking is not None:
             self._looking.cancel()
@@ -98,11 +133,9 @@ class Client:
         """
         return await self._draws.one()
 
-    async def timestamps(self, count: int, **options: Unpack[Reading]) -> Drawn:
+    async def timestamps(self, count: int, **options: Unpack[Asking]) -> Drawn:
         """Return 1 to 1,000,000 timestamps in a row."""
-        # Nothing is lost when a request for timestamps is repeated, so it is no write.
-        call = Call(method="POST", path="/api/v1/tso", body=encode({"count": count}))
-        return await self._transport.call(call, Drawn, **options)
+        return await self._oracle.draw(count, **options)
 
     def lock(
         self,
@@ -145,7 +178,8 @@ class Client:
     def _look_sometimes(self) -> None:
         """See who belongs to the cluster, without anybody waiting for it."""
         now = time.monotonic()
-        if self._discovers and now - self._looked_at >= _LOOK_EVERY_S:
+        every_s = _LOOK_SOON_S if self._transport.nodes.troubled else _LOOK_EVERY_S
+        if self._discovers and now - self._looked_at >= every_s:
             self._looked_at = now
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look())

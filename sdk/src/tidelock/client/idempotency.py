@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
+from typing import Final
+
+_KEY: Final = re.compile(r"[!-~]{1,200}")
+
+
+def is_key(text: str) -> bool:
+    """Tell whether nodes take this as a key."""
+    return _KEY.fullmatch(text) is not None
 
 
 def new_key() -> str:

@@ -1,34 +1,34 @@
-"""Locks: leases that renew themselves, and that know when they can no longer be trusted.
-
-A holder measures its lease by its own monotonic clock from the moment it *asked*, which is before
-the grant: so it takes the lease for over before the cluster does, never after. That does not help a
-process that is stopped between looking and acting, nor is a suspended machine's clock sure to run.
-What must never happen twice is protected by `fencing_token`, which the resource checks.
-"""
+"""Locks, call by call. `Client.lock` keeps one for the time of a block."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Final, Literal, Self, Unpack
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, Literal, Unpack
 
-from tidelock.client.answers import LockLease, LockRelease, LockSummary, LockVerdict, LockView, Page
+from tidelock.client.answers import (
+    LockAbandonment,
+    LockLease,
+    LockRelease,
+    LockSummary,
+    LockVerdict,
+    LockView,
+    Page,
+)
+from tidelock.client.attempts import JsonOf, call
 from tidelock.client.idempotency import new_key
-from tidelock.client.resources import Reading, Resource, Writing, part
+from tidelock.client.resource import Asking, Listing, Reading, Resource, Writing, part
 from tidelock.client.transport import Call, Transport, encode
-from tidelock.errors import FencingTokenStaleError, LockLostError, TidelockError
+from tidelock.errors import ClientClosedError
 
 LockMode = Literal["EXCLUSIVE", "SHARED"]
 
-_RENEWALS_A_LEASE: Final = 3
-_RELEASE_TIMEOUT_MS: Final = 2_000
-_LEAST_PAUSE_S: Final = 0.02
+FAREWELL_TIMEOUT_MS: Final = 10_000
+"""How long somebody who has gone is said to have gone."""
 
 
 class Locks(Resource):
-    """Locks, call by call. `Client.lock` keeps one for the time of a block."""
+    """Locks."""
 
     async def acquire(
         self,
@@ -42,181 +42,151 @@ class Locks(Resource):
     ) -> LockLease:
         """Take a lock, or wait for it up to `wait_ms`, by which the deadline is put off.
 
+        When this is cancelled, the request is abandoned: its place in the queue is free, and what
+        it was granted goes back. Not so under an `idempotency_key` of yours: then the wait goes on,
+        you may ask again, and `abandon` gives it up.
+
         Raises: LockHeldError
         """
-        body = {"owner": owner, "ttlMs": ttl_ms, "waitMs": wait_ms, "mode": mode}
-        call = Call(
-            method="POST",
-            path=f"/api/v1/locks/{part(name)}/acquire",
-            body=encode(body),
-            writes=True,
-            waits=wait_ms > 0,
+        acquisition = Acquisition(
+            self._transport, name, owner, ttl_ms=ttl_ms, wait_ms=wait_ms, mode=mode, **options
         )
-        patience_ms = options.get("timeout_ms", self._transport.timeout_ms)
-        return await self._transport.call(
-            call,
-            LockLease,
-            timeout_ms=patience_ms + wait_ms,
-            idempotency_key=options.get("idempotency_key"),
-        )
+        return await acquisition.ask()
 
     async def renew(
         self, name: str, owner: str, fencing_token: int, **options: Unpack[Writing]
     ) -> LockLease:
         """Let the lease begin anew. Raises `FencingTokenStaleError`."""
+
+        def is_mine(lease: LockLease) -> bool:
+            return (lease.name, lease.owner, lease.fencing_token) == (name, owner, fencing_token)
+
         body = {"owner": owner, "fencingToken": fencing_token}
-        path = f"/api/v1/locks/{part(name)}/renew"
-        return await self._post(path, body, LockLease, **options)
+        return await self._post(_path(name, "renew"), body, LockLease, is_mine, **options)
 
     async def release(
         self, name: str, owner: str, fencing_token: int, **options: Unpack[Writing]
     ) -> LockRelease:
         """Give the lock back. Raises `FencingTokenStaleError`."""
         body = {"owner": owner, "fencingToken": fencing_token}
-        path = f"/api/v1/locks/{part(name)}/release"
-        return await self._post(path, body, LockRelease, **options)
+        return await self._post(_path(name, "release"), body, LockRelease, **options)
 
-    async def verify(self, name: str, fencing_token: int, **options: Unpack[Reading]) -> bool:
+    async def abandon(
+        self, name: str, owner: str, idempotency_key: str, **options: Unpack[Asking]
+    ) -> LockAbandonment:
+        """Undo an acquire by the key that it went under, wherever it has got to."""
+        body = {"owner": owner, "idempotencyKey": idempotency_key}
+        return await self._ask(_path(name, "abandon"), body, LockAbandonment, **options)
+
+    async def verify(self, name: str, fencing_token: int, **options: Unpack[Asking]) -> bool:
         """Return whether the token is that of a lease which runs: for the resource's side."""
-        path = f"/api/v1/locks/{part(name)}/verify"
         body = {"fencingToken": fencing_token}
-        return (await self._ask(path, body, LockVerdict, **options)).valid
+        return (await self._ask(_path(name, "verify"), body, LockVerdict, **options)).valid
 
     async def get(self, name: str, **options: Unpack[Reading]) -> LockView:
         """Return who holds a lock and who waits for it."""
         return await self._get(f"/api/v1/locks/{part(name)}", LockView, **options)
 
-    def list(self, **options: Unpack[Reading]) -> AsyncIterator[LockSummary]:
+    def list(self, **options: Unpack[Listing]) -> AsyncIterator[LockSummary]:
         """Iterate over the locks that are held."""
         return self._all("/api/v1/locks", Page[LockSummary], {}, **options)
 
 
-class Lock:
-    """A lock for the time of an `async with` block, renewed at a third of its lease.
-
-    `lost` is set as soon as the lease is over or can no longer be trusted. The end of the block
-    then raises `LockLostError`, unless another exception ends it. When an acquisition is
-    cancelled or ends in `OutcomeUnknownError`, its place in the queue ends with `wait_ms`, and what
-    may have been granted with its lease.
-    """
+class Acquisition:
+    """One request for a lock, from its first attempt until it is answered or given up."""
 
     def __init__(
         self,
         transport: Transport,
         name: str,
+        owner: str,
         *,
         ttl_ms: int,
         wait_ms: int,
         mode: LockMode,
-        owner: str | None,
+        **options: Unpack[Writing],
     ) -> None:
-        self._locks = Locks(transport)
-        self.name = name
-        self.owner = owner or new_key()
-        self.lost = asyncio.Event()
-        self._ttl_ms = ttl_ms
-        self._wait_ms = wait_ms
-        self._mode: LockMode = mode
-        self._fencing_token: int | None = None
-        self._trusted_until = 0.0
-        self._renewing: asyncio.Task[None] | None = None
+        given = options.get("idempotency_key")
+        self._transport = transport
+        self._name = name
+        self._owner = owner
+        self._key = new_key() if given is None else given
+        self._is_ours = given is None
+        """Nobody else knows the key, so nobody will come back for the outcome."""
+        self._at = options.get("at")
+        self._timeout_ms = options.get("timeout_ms", transport.timeout_ms) + wait_ms
+        body = {"owner": owner, "ttlMs": ttl_ms, "waitMs": wait_ms, "mode": mode}
+        self._call = Call(
+            method="POST",
+            path=_path(name, "acquire"),
+            body=encode(body),
+            writes=True,
+            waits=wait_ms > 0,
+        )
 
-    @property
-    def fencing_token(self) -> int:
-        """Greater than that of every earlier grant; to be sent along to the resource.
+    async def ask(self) -> LockLease:
+        """Return the lease.
 
-        Raises:
-            LockLostError: the lock was never held.
+        Raises: LockHeldError; ClientClosedError: the client was closed meanwhile.
         """
-        if self._fencing_token is None:
-            raise LockLostError(f"lock {self.name!r} is not held; enter its block first")
-        return self._fencing_token
-
-    @property
-    def remaining_ms(self) -> int:
-        """How long the lease can still be trusted; 0 when it cannot."""
-        if self.lost.is_set():
-            return 0
-        return max(0, int((self._trusted_until - time.monotonic()) * 1000))
-
-    def check(self) -> None:
-        """Raise `LockLostError` unless the lease can still be trusted."""
-        if self.remaining_ms == 0:
-            raise LockLostError(
-                f"the lease of lock {self.name!r} is over; its work may be another's"
-            )
-
-    async def __aenter__(self) -> Self:
-        if self._fencing_token is not None:
-            raise RuntimeError(f"lock {self.name!r} was used for a block; ask for another one")
-        await self._acquire()
-        self._renewing = asyncio.create_task(self._keep())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        lost = self.remaining_ms == 0
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+        transport = self._transport
+        # A task of its own, so that closing the client can end it and knows when it has ended.
+        asking = asyncio.create_task(self._ask())
+        transport.waiting.add(asking)
+        asking.add_done_callback(transport.waiting.discard)
         try:
-            await self._locks.release(
-                self.name, self.owner, self.fencing_token, timeout_ms=_RELEASE_TIMEOUT_MS
+            return await asking
+        except asyncio.CancelledError:
+            if asking.done() and not asking.cancelled() and asking.exception() is None:
+                # The grant and the cancellation came at the same time.
+                self._give_up()
+            me = asyncio.current_task()
+            if transport.closing and me is not None and not me.cancelling():
+                raise ClientClosedError("the client was closed before the answer") from None
+            raise
+
+    async def _ask(self) -> LockLease:
+        def is_mine(lease: LockLease) -> bool:
+            return (lease.name, lease.owner) == (self._name, self._owner)
+
+        try:
+            return await call(
+                self._transport,
+                self._call,
+                JsonOf(LockLease, is_mine),
+                timeout_ms=self._timeout_ms,
+                idempotency_key=self._key,
+                at=self._at,
             )
-        except FencingTokenStaleError:
-            lost = True
-        except TidelockError:
-            # Nobody could be told; the lease ends by itself.
-            pass
-        self._trusted_until = 0.0
-        if lost:
-            self.lost.set()
-            if error is None:
-                raise LockLostError(f"the lease of lock {self.name!r} ended before its block")
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
 
-    async def _acquire(self) -> None:
-        asked_at = time.monotonic()
-        lease = await self._locks.acquire(
-            self.name, self.owner, ttl_ms=self._ttl_ms, wait_ms=self._wait_ms, mode=self._mode
+    def _give_up(self) -> None:
+        if self._is_ours:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Have the cluster undo it, in the background."""
+        body = {"owner": self._owner, "idempotencyKey": self._key}
+        say(self._transport, _path(self._name, "abandon"), body, LockAbandonment)
+
+
+def say_released(transport: Transport, name: str, owner: str, fencing_token: int) -> None:
+    """Give a lock back in the background."""
+    body = {"owner": owner, "fencingToken": fencing_token}
+    say(transport, _path(name, "release"), body, LockRelease)
+
+
+def say(transport: Transport, path: str, body: Mapping[str, object], answer: type[object]) -> None:
+    """POST something that may be done twice, in the background."""
+    wanted = Call(method="POST", path=path, body=encode(body))
+    transport.farewells.say(
+        lambda: call(
+            transport, wanted, JsonOf(answer), timeout_ms=FAREWELL_TIMEOUT_MS, farewell=True
         )
-        self._fencing_token = lease.fencing_token
-        self._trusted_until = asked_at + self._ttl_ms / 1000
-        if self.remaining_ms < self._ttl_ms * (_RENEWALS_A_LEASE - 1) // _RENEWALS_A_LEASE:
-            # It was waited for: the grant is younger than the question, but nobody here knows how
-            # much. A renewal says from when on the lease runs.
-            try:
-                await self._renew(self._ttl_ms)
-            except FencingTokenStaleError as error:
-                self.lost.set()
-                raise LockLostError(
-                    f"the lease of lock {self.name!r} ended before its grant arrived"
-                ) from error
+    )
 
-    async def _renew(self, timeout_ms: int) -> None:
-        asked_at = time.monotonic()
-        await self._locks.renew(
-            self.name, self.owner, self.fencing_token, timeout_ms=max(1, timeout_ms)
-        )
-        self._trusted_until = asked_at + self._ttl_ms / 1000
 
-    async def _keep(self) -> None:
-        """Renew until the lease is lost."""
-        regular_s = self._ttl_ms / 1000 / _RENEWALS_A_LEASE
-        pause_s = regular_s
-        while True:
-            await asyncio.sleep(min(pause_s, self.remaining_ms / 1000))
-            if self.remaining_ms == 0:
-                break
-            try:
-                await self._renew(min(self.remaining_ms, int(regular_s * 1000)))
-                pause_s = regular_s
-            except FencingTokenStaleError:
-                break
-            except TidelockError:
-                # The next one may get through, while there is time for it.
-                pause_s = _LEAST_PAUSE_S
-        self.lost.set()
+def _path(name: str, verb: str) -> str:
+    return f"/api/v1/locks/{part(name)}/{verb}"

@@ -8,6 +8,8 @@ from typing import Final
 
 from yarl import URL
 
+from tidelock.client.access import Access
+
 AVOIDED_S: Final = 2.0
 """How long a node that failed is asked last."""
 
@@ -17,26 +19,55 @@ GREATEST_NODES: Final = 64
 class Nodes:
     """The addresses that the application gave, and those that the cluster named."""
 
-    def __init__(self, addresses: Sequence[str], now: Callable[[], float] = time.monotonic) -> None:
-        """Raises: ValueError: an address is none, or there is none."""
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        now: Callable[[], float] = time.monotonic,
+        *,
+        access: Access | None = None,
+    ) -> None:
+        """Raises: ValueError: an address is none, or may not be asked, or there is none."""
         if isinstance(addresses, str) or not addresses:
             raise ValueError("addresses must be a list of at least one, as http://127.0.0.1:7101")
-        self._given = [*dict.fromkeys(map(_origin, addresses))]
+        self._access = Access() if access is None else access
+        self._given = [*dict.fromkeys(map(self.parse, addresses))]
         self._named: list[URL] = []
         self._healthy: frozenset[URL] = frozenset(self._given)
         self._avoided: dict[URL, float] = {}
         self._now = now
 
+    def parse(self, address: str) -> URL:
+        """Return the URL of a node.
+
+        Raises: ValueError: the address is none, or may not be asked.
+        """
+        url = origin(address, self._access.scheme)
+        refusal = self._access.refusal(url)
+        if refusal is not None:
+            raise ValueError(refusal)
+        return url
+
     def follow(self, named: Iterable[tuple[str, bool]]) -> None:
         """Take the addresses `host:port` that the cluster names, each with whether it is healthy.
 
-        Those that the application gave stay, for the others may not be reachable from here.
+        Those that the application gave stay, for the others may not be reachable from here. What is
+        no address, or may not be asked, is passed over.
         """
         scheme = self._given[0].scheme
-        found = {_origin(f"{scheme}://{address}"): healthy for address, healthy in named}
+        found: dict[URL, bool] = {}
+        for address, healthy in named:
+            try:
+                found[self.parse(f"{scheme}://{address}")] = healthy
+            except ValueError:
+                continue
         self._named = [*found][:GREATEST_NODES]
         known_ill = {url for url, healthy in found.items() if not healthy}
         self._healthy = frozenset({*self._given, *found} - known_ill)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether a node failed lately."""
+        return bool(self._avoided)
 
     def in_order(self) -> list[URL]:
         """Return all nodes, best first: who did not fail lately, then who is healthy."""
@@ -54,8 +85,18 @@ class Nodes:
         self._avoided.pop(url, None)
 
 
-def _origin(address: str) -> URL:
-    url = URL(address if "://" in address else f"http://{address}")
-    if url.scheme not in ("http", "https") or not url.host:
+def origin(address: str, scheme: str) -> URL:
+    """Return the URL that an address, with or without its scheme, is. Raises: ValueError."""
+    try:
+        url = URL(address if "://" in address else f"{scheme}://{address}")
+        usable = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+    except (ValueError, TypeError):
+        usable = False
+    if "@" in str(address):
+        # Not repeated here: it has a password in it.
+        raise ValueError("an address of a node names a user; give token= instead")
+    if not usable:
         raise ValueError(f"{address!r} is no address of a node, as http://127.0.0.1:7101")
+    if url.path not in ("", "/") or url.query_string or url.fragment:
+        raise ValueError(f"{str(url)!r} goes on behind the port; an address ends there")
     return url.origin()

@@ -9,15 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Unpack
 
 from tidelock.client.answers import Drawn
+from tidelock.client.resource import Asking, Resource
 from tidelock.errors import ClientClosedError
 
 MOST_AT_ONCE: Final = 10_000
 
 Draw = Callable[[int], Awaitable[Drawn]]
 """Draws so many timestamps in a row."""
+
+
+class Oracle(Resource):
+    """The timestamp oracle."""
+
+    async def draw(self, count: int, **options: Unpack[Asking]) -> Drawn:
+        """Return timestamps in a row. Nothing is lost when the request is repeated."""
+
+        def are_as_many(drawn: Drawn) -> bool:
+            return drawn.count == count == drawn.last - drawn.first + 1 and drawn.first > 0
+
+        return await self._ask("/api/v1/tso", {"count": count}, Drawn, are_as_many, **options)
 
 
 class SharedDraws:
