@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.simulation.run import Result, run_seed
+from tests.simulation.run import CLIENTS, Result, run_seed
 
 
 def main() -> int:
@@ -23,22 +23,33 @@ def main() -> int:
         "--seeds", default="0..200", metavar="A..B", help="seeds A to B-1, or one seed"
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="virtual seconds of faults")
+    parser.add_argument(
+        "--clients",
+        metavar="NAME,…",
+        help=f"beside events and the oracle: some of {','.join(CLIENTS)}; default: the seed tells",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     arguments = parser.parse_args()
+    mix = None
+    if arguments.clients is not None:
+        mix = tuple(name for name in arguments.clients.split(",") if name)
+        unknown = [name for name in mix if name not in CLIENTS]
+        if unknown:
+            parser.error(f"there are no clients {unknown}; choose among {', '.join(CLIENTS)}")
     first, _, last = arguments.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
     began = time.monotonic()
     results: list[Result] = []
     with multiprocessing.Pool(min(arguments.jobs, max(1, len(seeds)))) as pool:
-        work = [(seed, arguments.seconds) for seed in seeds]
+        work = [(seed, arguments.seconds, mix) for seed in seeds]
         for result in pool.imap_unordered(_run, work):
             results.append(result)
             _show_progress(result, len(results), len(seeds))
     return _report(results, time.monotonic() - began, arguments.json)
 
 
-def _run(work: tuple[int, float]) -> Result:
+def _run(work: tuple[int, float, tuple[str, ...] | None]) -> Result:
     return run_seed(*work)
 
 

@@ -7,15 +7,16 @@ from collections import defaultdict
 
 from statemachine import timestamps
 from statemachine.store import Reader
+from tests.simulation.calls import Call
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.workload import Draw, History, Write
 from tests.simulation.world import Violation
 
 
-def check(cluster: SimulatedCluster, history: History) -> None:
+def check(cluster: SimulatedCluster, history: History, calls: list[Call]) -> None:
     """Raises: Violation"""
     _check_agreement(cluster)
-    _check_answers(cluster, history)
+    _check_answers(cluster, calls, history.draws)
     events = _all_events(cluster.engines()[0].machine_store)
     _check_events(history, events)
     _check_real_time(history)
@@ -31,9 +32,9 @@ def _check_agreement(cluster: SimulatedCluster) -> None:
         raise Violation(f"the nodes end in different states: {len(digests)}")
 
 
-def _check_answers(cluster: SimulatedCluster, history: History) -> None:
+def _check_answers(cluster: SimulatedCluster, calls: list[Call], draws: list[Draw]) -> None:
     """Every caller of a process that lived on was told something by its deadline."""
-    requests: list[Write | Draw] = [*history.writes, *history.draws]
+    requests: list[Call | Draw] = [*calls, *draws]
     for request in requests:
         if request.asked is None:
             continue
@@ -70,7 +71,7 @@ def _check_events(history: History, events: dict[bytes, list[tuple[str, int]]]) 
             raise Violation(
                 f"event {write.data[:12]!r} was acknowledged at {write.lamport}, stored {stored}"
             )
-        if write.rejected and stored and write.key is None:
+        if write.rejected and stored and write.call.key is None:
             raise Violation(f"event {write.data[:12]!r} was rejected and is stored")
 
 

@@ -60,10 +60,14 @@ class SimulatedCluster:
         self.nodes: dict[str, Node] = {}
         self.applied: dict[int, tuple[int, str]] = {}
         """What the first node to apply an index applied there: checksum, and the node's name."""
+        self.last_applied = 0
+        """The last entry that any node has applied."""
         self.leader_of_term: dict[int, str] = {}
         self._configuration: Configuration | None = None
-        self.on_started: Callable[[str], None] = lambda _name: None
-        self.on_died: Callable[[str], None] = lambda _name: None
+        self.on_started: list[Callable[[str], None]] = []
+        self.on_died: list[Callable[[str], None]] = []
+        self.on_first_applied: list[Callable[[Engine, int], None]] = []
+        """A node has applied an entry that no other one had applied before."""
         world.on_process_stopped = self._on_process_stopped
         for name in self.names:
             self._make_node(name)
@@ -130,7 +134,8 @@ class SimulatedCluster:
         engine.notices.on_regressed = lambda: self._wipe_soon(name)
         self._watch(name, engine)
         engine.start()
-        self.on_started(name)
+        for started in self.on_started:
+            started(name)
 
     def _watch(self, name: str, engine: Engine) -> None:
         """Compare what is applied at each index, and who leads each term."""
@@ -141,7 +146,12 @@ class SimulatedCluster:
             first = self.applied.setdefault(index, (checksum, name))
             if first[0] != checksum:
                 raise Violation(f"{name} applied something else at {index} than {first[1]}")
-            return apply(index, term, payload)
+            outcomes = apply(index, term, payload)
+            if index > self.last_applied:
+                self.last_applied = index
+                for applied in self.on_first_applied:
+                    applied(engine, index)
+            return outcomes
 
         engine.machine.apply = watched  # type: ignore[method-assign]
         engine.notices.on_role_change.append(lambda: self._note_leader(name, engine))
@@ -183,7 +193,8 @@ class SimulatedCluster:
             node.disk.crash(power_loss=power_loss)
             node.disk = None
         self.network.process_died(name)
-        self.on_died(name)
+        for died in self.on_died:
+            died(name)
 
     def wipe(self, name: str) -> None:
         """Its disk is replaced by an empty one."""
@@ -225,6 +236,10 @@ class SimulatedCluster:
 
     def engines(self) -> list[Engine]:
         return [engine for name in self.names if (engine := self.engine(name)) is not None]
+
+    def members(self) -> list[Engine]:
+        """Those of them that are members: what the others hold may be old for good."""
+        return [engine for engine in self.engines() if self.is_member(engine.identity.node_id)]
 
     def leader(self) -> Engine | None:
         """The leader that is ready, with the greatest term."""

@@ -5,16 +5,39 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tests.simulation.calls import Callers
 from tests.simulation.checks import check
+from tests.simulation.clients import Clients
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.faults import Faults
+from tests.simulation.housekeeping import SimulatedHousekeeping
+from tests.simulation.locking import LockClients
+from tests.simulation.recorder import Recorder
+from tests.simulation.sequences import SequenceClients
+from tests.simulation.vectors import VectorClients
+from tests.simulation.voting import ProposalClients
+from tests.simulation.watching import WatchClients
 from tests.simulation.workload import Workload
 from tests.simulation.world import Violation, World
 
 HEALED_WITHIN_S = 60.0
 """Liveness: after the last fault, everybody agrees again within this time."""
+
+CLIENTS = ("locks", "sequences", "vectors", "proposals", "watch")
+"""Who may take part beside those of events and of the oracle."""
+
+MIXES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("locks", "watch"),
+    ("sequences", "vectors"),
+    ("locks", "sequences"),
+    ("vectors", "watch"),
+    ("proposals", "watch"),
+)
+"""Which clients take part: the seeds go through them in turn."""
 
 
 @dataclass(slots=True)
@@ -28,60 +51,129 @@ class Result:
     counters: Counter[str] = field(default_factory=Counter)
 
 
-def run_seed(seed: int, duration_s: float = 30.0) -> Result:
-    """Run one seed. Violations are returned, not raised."""
+def run_seed(seed: int, duration_s: float = 30.0, mix: Sequence[str] | None = None) -> Result:
+    """Run one seed. Violations are returned, not raised.
+
+    `mix` names the clients that take part beside those of events and the oracle; None: the seed
+    tells.
+    """
     logging.disable(logging.CRITICAL)
-    world = World(seed)
-    count = world.rng.choice((3, 3, 5))
-    cluster = SimulatedCluster(world, count)
-    workload = Workload(
-        cluster, rate_per_s=world.rng.choice((20, 60)), large_events=world.rng.random() < 0.3
-    )
-    faults = Faults(cluster, rate_per_s=world.rng.choice((0.2, 0.5, 1.0)))
+    run = _Run(seed, MIXES[seed % len(MIXES)] if mix is None else mix)
     violation: str | None = None
     try:
-        _run(cluster, workload, faults, duration_s)
+        run.run(duration_s)
     except Violation as found:
         violation = str(found)
-    counters = Counter(workload.history.counters)
-    counters.update({f"fault_{name}": times for name, times in faults.counters.items()})
-    for engine in cluster.engines():
-        counters.update(engine.counters)
     return Result(
-        seed, violation, world.now - 1000.0, world.events, _fingerprint(workload, world), counters
+        seed,
+        violation,
+        run.world.now - 1000.0,
+        run.world.events,
+        run.fingerprint(),
+        run.counters(),
     )
 
 
-def _run(cluster: SimulatedCluster, workload: Workload, faults: Faults, duration_s: float) -> None:
-    world = cluster.world
-    cluster.start_all()
-    cluster.wait_for_leader()
-    workload.start()
-    faults.start()
-    world.run_until(world.now + duration_s)
-    faults.heal_everything()
-    # Restarts that the faults had planned may still come; they do no harm to who is up.
-    world.run_until(world.now + 7.0)
-    faults.heal_everything()
-    _check_liveness(cluster, workload)
-    workload.running = False
-    world.run_until(world.now + 8.0)
-    cluster.wait_for(lambda: _converged(cluster), HEALED_WITHIN_S, "all nodes agree")
-    for name in cluster.names:
-        if not cluster.is_member(name):
-            # It was removed, or never admitted, and knows nothing of what came afterwards.
-            cluster.kill(name)
-    check(cluster, workload.history)
+class _Run:
+    """Everything that one seed makes."""
 
+    def __init__(self, seed: int, mix: Sequence[str]) -> None:
+        self.world = World(seed)
+        rng = self.world.rng
+        self.cluster = SimulatedCluster(self.world, rng.choice((3, 3, 5)))
+        self._callers = Callers(self.cluster)
+        # The others share the time that a seed may take.
+        rate_per_s = rng.choice((20, 60)) / (3 if mix else 1)
+        self._workload = Workload(
+            self.cluster, self._callers, rate_per_s, large_events=rng.random() < 0.3
+        )
+        self._faults = Faults(self.cluster, rate_per_s=rng.choice((0.2, 0.5, 1.0)))
+        self._clients = self._make_clients(mix)
 
-def _check_liveness(cluster: SimulatedCluster, workload: Workload) -> None:
-    """New events are acknowledged again."""
-    before = workload.history.counters["acknowledged"]
-    cluster.wait_for(
-        lambda: workload.history.counters["acknowledged"] >= before + 20,
-        HEALED_WITHIN_S,
-        "new events are acknowledged after everything healed",
-    )
+    def _make_clients(self, mix: Sequence[str]) -> list[Clients]:
+        cluster, callers = self.cluster, self._callers
+        housekeeping = SimulatedHousekeeping(cluster)
+        recorder = Recorder(cluster)
+        makers: dict[str, Callable[[], Clients]] = {
+            "locks": lambda: LockClients(cluster, callers, recorder),
+            "sequences": lambda: SequenceClients(cluster, callers),
+            "vectors": lambda: VectorClients(cluster, callers),
+            "proposals": lambda: ProposalClients(cluster, rate_per_s=2.0),
+            "watch": lambda: WatchClients(cluster, recorder, housekeeping),
+        }
+        return [makers[name]() for name in mix]
+
+    def run(self, duration_s: float) -> None:
+        """Raises: Violation"""
+        world, cluster = self.world, self.cluster
+        cluster.start_all()
+        cluster.wait_for_leader()
+        self._workload.start()
+        for clients in self._clients:
+            clients.start()
+        self._faults.start()
+        world.run_until(world.now + duration_s)
+        self._faults.heal_everything()
+        # Restarts that the faults had planned may still come; they do no harm to who is up.
+        world.run_until(world.now + 7.0)
+        self._faults.heal_everything()
+        self._check_liveness()
+        self._workload.running = False
+        for clients in self._clients:
+            clients.stop()
+        world.run_until(world.now + 8.0)
+        cluster.wait_for(self._is_at_rest, HEALED_WITHIN_S, "all nodes agree, nobody waits")
+        for name in cluster.names:
+            if not cluster.is_member(name):
+                # It was removed, or never admitted, and knows nothing of what came afterwards.
+                cluster.kill(name)
+        check(cluster, self._workload.history, self._callers.calls)
+        for clients in self._clients:
+            clients.check()
+
+    def _check_liveness(self) -> None:
+        """New events are acknowledged again, and whatever else clients ask for is done."""
+        events, calls = self._workload.history.counters, self._callers.counters
+        events_before, calls_before = events["acknowledged"], calls["done"]
+        self.cluster.wait_for(
+            lambda: (
+                events["acknowledged"] >= events_before + 5 and calls["done"] >= calls_before + 20
+            ),
+            HEALED_WITHIN_S,
+            "new events are acknowledged after everything healed",
+        )
+
+    def _is_at_rest(self) -> bool:
+        return (
+            _converged(self.cluster)
+            and self._callers.open_calls() == 0
+            and all(clients.at_rest() for clients in self._clients)
+        )
+
+    def counters(self) -> Counter[str]:
+        counters = Counter(self._workload.history.counters)
+        counters.update({f"fault_{name}": times for name, times in self._faults.counters.items()})
+        counters.update({f"calls_{name}": times for name, times in self._callers.counters.items()})
+        for clients in self._clients:
+            counters.update(clients.counters)
+        for engine in self.cluster.engines():
+            counters.update(engine.counters)
+        return counters
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        history = self._workload.history
+        for write in history.writes:
+            digest.update(repr((write.data[:16], write.ended_at, write.lamport)).encode())
+        for read in history.reads:
+            digest.update(repr((read.participant, read.ended_at, read.lamport)).encode())
+        for draw in history.draws:
+            digest.update(repr((draw.count, draw.ended_at, draw.first)).encode())
+        for clients in self._clients:
+            for seen in clients.seen():
+                digest.update(repr(seen).encode())
+        digest.update(repr((self.world.events, self.world.now)).encode())
+        return digest.hexdigest()[:16]
 
 
 def _converged(cluster: SimulatedCluster) -> bool:
@@ -97,15 +189,3 @@ def _converged(cluster: SimulatedCluster) -> bool:
         )
         and engines[0].raft.commit_index == engines[0].journal.last()[0]
     )
-
-
-def _fingerprint(workload: Workload, world: World) -> str:
-    digest = hashlib.sha256()
-    for write in workload.history.writes:
-        digest.update(repr((write.data[:16], write.ended_at, write.lamport)).encode())
-    for read in workload.history.reads:
-        digest.update(repr((read.participant, read.ended_at, read.lamport)).encode())
-    for draw in workload.history.draws:
-        digest.update(repr((draw.count, draw.ended_at, draw.first)).encode())
-    digest.update(repr((world.events, world.now)).encode())
-    return digest.hexdigest()[:16]

@@ -82,6 +82,11 @@ class SimulatedStorage:
         self.durable_index = load_state(self._live).applied_index
         self._in_entry = False
 
+    @property
+    def rows(self) -> MemoryStore:
+        """Everything that it holds now."""
+        return self._live
+
     def put(self, key: bytes, value: bytes) -> None:
         self._in_entry = True
         self._live.put(key, value)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from node.consensus.engine import Engine
@@ -15,7 +15,7 @@ from node.consensus.proposals import Answer
 from node.voting import Voter
 from statemachine import keys
 from statemachine.codec import encode_request
-from statemachine.commands import AnyCommand, FireTimers, ProposeData, Request
+from statemachine.commands import AnyCommand, ProposeData, Request
 from statemachine.outcomes import Applied, Pending, Position, ProposalDecided, RequestOutcome
 from statemachine.state import load_state
 from statemachine.store import Reader
@@ -29,7 +29,6 @@ from statemachine.stored_proposals import (
     owed_ballots,
 )
 from statemachine.tickets import get_ticket
-from statemachine.timers import due_timers
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.world import SimulatedRuntime, Violation
 
@@ -37,22 +36,19 @@ KEYS = ("a", "b", "c")
 WINDOW_MS = 4_000
 _TIMEOUT_S = 5.0
 _RETRY_S = 0.2
-_TIMERS_S = 0.2
 
 
 class SimulatedVoting:
-    """Drives the voter of one incarnation of a node, and fires timers while that leads."""
+    """Drives the voter of one incarnation of a node."""
 
     def __init__(self, cluster: SimulatedCluster, name: str, engine: Engine) -> None:
         self._engine = engine
         self._runtime = SimulatedRuntime(cluster.world, cluster.nodes[name].process)
         self._voter = Voter(name, engine.machine_store)
         self._asking = False
-        self._firing = False
         engine.notices.on_applied.append(self._step_soon)
         engine.notices.on_role_change.append(self._step_soon)
         self._runtime.call_soon(self._step)
-        self._runtime.call_later(_TIMERS_S, self._fire)
 
     def _step_soon(self) -> None:
         self._runtime.call_soon(self._step)
@@ -75,19 +71,6 @@ class SimulatedVoting:
         pause_s = 0.0 if isinstance(answer, RequestOutcome) else _RETRY_S
         self._runtime.call_later(pause_s, self._step)
 
-    def _fire(self) -> None:
-        self._runtime.call_later(_TIMERS_S, self._fire)
-        engine = self._engine
-        if self._firing or not engine.leader_ready:
-            return
-        due = due_timers(engine.machine_store, engine.stamps.elapsed_ms())
-        if due:
-            self._firing = True
-            self._propose([FireTimers(timers=due)], self._fired)
-
-    def _fired(self, _: Answer) -> None:
-        self._firing = False
-
     def _propose(self, commands: list[AnyCommand], on_answer: Callable[[Answer], None]) -> None:
         engine = self._engine
         expires_at_ms = engine.stamps.elapsed_ms() + 2 * int(_TIMEOUT_S * 1000)
@@ -109,7 +92,10 @@ class Proposed:
 
 @dataclass(slots=True)
 class ProposalClients:
-    """Propose through any node, for few keys, with timestamps that are often too low."""
+    """Propose through any node, for few keys, with timestamps that are often too low.
+
+    `tests.simulation.clients.Clients` of data proposals.
+    """
 
     cluster: SimulatedCluster
     rate_per_s: float = 6.0
@@ -118,10 +104,24 @@ class ProposalClients:
     counters: Counter[str] = field(default_factory=Counter)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
+    def __post_init__(self) -> None:
+        self.cluster.on_started.append(self._attach)
+
     def start(self) -> None:
         self.running = True
-        self.cluster.on_started = self._attach
         self._next()
+
+    def stop(self) -> None:
+        self.running = False
+
+    def at_rest(self) -> bool:
+        return everything_is_said(self.cluster)
+
+    def check(self) -> None:
+        check_proposals(self.cluster, self)
+
+    def seen(self) -> Iterable[object]:
+        return self.sent
 
     def _attach(self, name: str) -> None:
         engine = self.cluster.nodes[name].engine
@@ -157,7 +157,7 @@ class ProposalClients:
 
         def answered(answer: Answer) -> None:
             if not isinstance(answer, RequestOutcome):
-                self.counters[type(answer).__name__] += 1
+                self.counters[f"proposals_{type(answer).__name__}"] += 1
                 return
             outcome = answer.outcomes[0]
             if isinstance(outcome, Pending):
@@ -172,7 +172,7 @@ class ProposalClients:
             if ticket is not None and isinstance(ticket.outcome, Applied):
                 assert isinstance(ticket.outcome.result, ProposalDecided)
                 proposed.decided = ticket.outcome.result
-                self.counters[proposed.decided.status] += 1
+                self.counters[f"proposals_{proposed.decided.status}"] += 1
 
         def submit() -> None:
             expires_at_ms = engine.stamps.elapsed_ms() + int(_TIMEOUT_S * 2000)
@@ -190,13 +190,13 @@ def everything_is_said(cluster: SimulatedCluster) -> bool:
     return all(
         load_state(engine.machine_store).undecided_proposals == 0
         and not any(owed_ballots(engine.machine_store, name, limit=1) for name in cluster.names)
-        for engine in cluster.engines()
+        for engine in cluster.members()
     )
 
 
 def check_proposals(cluster: SimulatedCluster, clients: ProposalClients) -> None:
     """Raises: Violation: votes, decisions and data do not belong together on some node."""
-    for engine in cluster.engines():
+    for engine in cluster.members():
         _check_state(engine.identity.node_id, engine.machine_store, clients)
 
 

@@ -12,15 +12,13 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
-from node.consensus.proposals import Answer
 from statemachine import timestamps
-from statemachine.codec import encode_request
-from statemachine.commands import IdempotencyKey, RecordEvent, Request
-from statemachine.outcomes import Applied, EventRecorded, RequestOutcome
+from statemachine.commands import RecordEvent
+from statemachine.outcomes import Applied, EventRecorded, Rejected
+from tests.simulation.calls import TIMEOUT_S, Call, Callers
 from tests.simulation.cluster import SimulatedCluster
 
 PARTICIPANTS = 5
-_TIMEOUT_S = 3.0
 
 
 @dataclass(slots=True)
@@ -29,16 +27,25 @@ class Write:
 
     participant: str
     data: bytes
-    begun_at: float
-    key: str | None
-    size: int
-    ended_at: float | None = None
-    lamport: int | None = None
-    """Set when it was acknowledged."""
-    rejected: bool = False
-    attempts: int = 1
-    asked: tuple[str, int] | None = None
-    """Node and incarnation that still owe this caller an answer."""
+    call: Call
+
+    @property
+    def begun_at(self) -> float:
+        return self.call.begun_at
+
+    @property
+    def ended_at(self) -> float | None:
+        return self.call.ended_at
+
+    @property
+    def lamport(self) -> int | None:
+        """Its timestamp, when it was acknowledged."""
+        result = self.call.result
+        return result.lamport_timestamp if isinstance(result, EventRecorded) else None
+
+    @property
+    def rejected(self) -> bool:
+        return isinstance(self.call.outcome, Rejected)
 
 
 @dataclass(slots=True)
@@ -76,8 +83,13 @@ class History:
 
 
 class Workload:
-    def __init__(self, cluster: SimulatedCluster, rate_per_s: float, large_events: bool) -> None:
+    """Events, reads of clocks and timestamps of the oracle."""
+
+    def __init__(
+        self, cluster: SimulatedCluster, callers: Callers, rate_per_s: float, large_events: bool
+    ) -> None:
         self._cluster = cluster
+        self._callers = callers
         self._world = cluster.world
         self._rate_per_s = rate_per_s
         self._large_events = large_events
@@ -94,102 +106,33 @@ class Workload:
             return
         kind = self._world.rng.random()
         if kind < 0.55:
-            self.write()
+            self._write()
         elif kind < 0.75:
-            self.read()
+            self._read()
         else:
-            self.draw()
+            self._draw()
         self._world.at(self._world.rng.expovariate(self._rate_per_s), self._next)
 
     # --- writes
 
-    def write(self) -> Write:
+    def _write(self) -> None:
         rng = self._world.rng
         number = next(self._numbers)
         size = 0
         if self._large_events and rng.random() < 0.1:
             size = rng.choice((500, 5_000, 40_000))
-        write = Write(
-            f"p{rng.randrange(PARTICIPANTS)}",
-            b'"%d%s"' % (number, b"x" * size),
-            self._world.now,
-            f"k{number}" if rng.random() < 0.4 else None,
-            size,
-        )
-        self.history.writes.append(write)
-        self._send(write)
-        return write
+        participant, data = f"p{rng.randrange(PARTICIPANTS)}", b'"%d%s"' % (number, b"x" * size)
+        command = RecordEvent(node_id=participant, event_type="test", event_data=data)
+        call = self._callers.call(command, self._written, keyed=rng.random() < 0.4)
+        self.history.writes.append(Write(participant, data, call))
 
-    def _send(self, write: Write) -> None:
-        name = self._world.rng.choice(self._cluster.names)
-        engine = self._cluster.engine(name)
-        if engine is None:
-            self._retry(write)
-            return
-        key = write.key and IdempotencyKey(
-            "client", write.key, write.data[:16].ljust(16), 3_600_000
-        )
-        command = RecordEvent(node_id=write.participant, event_type="test", event_data=write.data)
-        incarnation = self._cluster.nodes[name].process.incarnation
-
-        write.asked = (name, incarnation)
-
-        def answered(answer: Answer) -> None:
-            if write.asked == (name, incarnation):
-                write.asked = None
-            self._on_answer(write, answer)
-
-        def submit() -> None:
-            request = Request(
-                engine.stamps.elapsed_ms() + int(_TIMEOUT_S * 2000), key or None, (command,)
-            )
-            try:
-                engine.propose(encode_request(request), engine.now() + _TIMEOUT_S, answered)
-            except Exception as error:
-                answered(error)
-
-        self._cluster.run_as(name, submit)
-        # A client whose node died hears nothing and asks another one.
-        self._world.at(
-            _TIMEOUT_S + 1.0, lambda: self._retry_if_dead(write, name, incarnation, write.attempts)
-        )
-
-    def _retry_if_dead(self, write: Write, name: str, incarnation: int, attempt: int) -> None:
-        process = self._cluster.nodes[name].process
-        gone = not process.up or process.incarnation != incarnation or process.paused
-        if write.ended_at is None and write.attempts == attempt and gone:
-            self._retry(write)
-
-    def _on_answer(self, write: Write, answer: Answer) -> None:
-        if write.ended_at is not None:
-            return
-        if not isinstance(answer, RequestOutcome):
-            self.history.counters[type(answer).__name__] += 1
-            self._retry(write)
-            return
-        outcome = answer.outcomes[0]
-        write.ended_at = self._world.now
-        if isinstance(outcome, Applied) and isinstance(outcome.result, EventRecorded):
-            write.lamport = outcome.result.lamport_timestamp
+    def _written(self, call: Call) -> None:
+        if isinstance(call.outcome, Applied):
             self.history.counters["acknowledged"] += 1
-        else:
-            write.rejected = True
-            self.history.counters["rejected"] += 1
-
-    def _retry(self, write: Write) -> None:
-        """Only a key makes a retry safe; without one the outcome stays unknown."""
-        if write.key is None or write.ended_at is not None or not self.running:
-            return
-        write.attempts += 1
-        self._world.at(0.05 + self._world.rng.random() * 0.2, lambda: self._resend(write))
-
-    def _resend(self, write: Write) -> None:
-        if write.ended_at is None:
-            self._send(write)
 
     # --- reads
 
-    def read(self) -> None:
+    def _read(self) -> None:
         name = self._world.rng.choice(self._cluster.names)
         engine = self._cluster.engine(name)
         if engine is None:
@@ -206,11 +149,11 @@ class Workload:
             lamport = timestamps.clock(reader.machine_store, participant)
             self.history.reads.append(ReadResult(participant, begun_at, self._world.now, lamport))
 
-        self._cluster.run_as(name, lambda: engine.read(engine.now() + _TIMEOUT_S, ready))
+        self._cluster.run_as(name, lambda: engine.read(engine.now() + TIMEOUT_S, ready))
 
     # --- timestamps
 
-    def draw(self) -> None:
+    def _draw(self) -> None:
         rng = self._world.rng
         name = rng.choice(self._cluster.names)
         count = rng.choice((1, 1, 1, 1_000, 1_000_000))
@@ -230,4 +173,4 @@ class Workload:
             draw.first = first
             self.history.counters["draws"] += 1
 
-        self._cluster.run_as(name, lambda: engine.draw(count, engine.now() + _TIMEOUT_S, drawn))
+        self._cluster.run_as(name, lambda: engine.draw(count, engine.now() + TIMEOUT_S, drawn))
