@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from api import (
+    audit,
     batch,
     description,
     health,
@@ -22,11 +23,13 @@ from api import (
     participants,
     proposals,
     rm_channel,
+    row_locks,
     sequences,
     space_time,
     synchronisation,
     timestamps,
     topology,
+    transactions,
     vector_clocks,
     versions,
     watch,
@@ -86,6 +89,9 @@ def build_app(
         *objects.endpoints(service),
         *vector_clocks.endpoints(service),
         *locks.endpoints(service),
+        *transactions.endpoints(service),
+        *row_locks.endpoints(service),
+        *audit.endpoints(service),
         *space_time.endpoints(service),
         *batch.endpoints(service),
         *watch.endpoints(service, watchers),

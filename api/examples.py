@@ -12,6 +12,7 @@ from typing import Any, Final
 Json = dict[str, Any]
 
 BY_NAME: Final[Json] = {
+    "action": "RETRY_NOW",
     "apiAddress": "10.0.0.4:7100",
     "clock": {"orders": 3, "payments": 1},
     "clock1": {"orders": 3, "payments": 1},
@@ -63,6 +64,7 @@ BY_NAME: Final[Json] = {
     "timestamp": 41,
     "title": "No majority of the nodes confirms a leader",
     "ttlMs": 30_000,
+    "xid": "order-4711",
     "type": "urn:problem-type:tidelock:no-quorum",
     "value": {"stock": 12},
     "vector": {"orders": 3, "payments": 1},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import re
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -36,6 +37,8 @@ POSITION: Final = r"^[0-9]{1,19}\.[0-9]{1,10}$"
 GREATEST_KEY_LENGTH: Final = 200
 KEY_PATTERN: Final = f"^[!-~]{{1,{GREATEST_KEY_LENGTH}}}{END}"
 DIGEST_BYTES: Final = 16
+
+Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 PRINCIPAL: Final = ""
 """Whose all idempotency keys are, as long as nobody needs to say who asks."""
@@ -224,6 +227,17 @@ def integer(request: web.Request, name: str, default: int, *, least: int, greate
     return number
 
 
+def choice(request: web.Request, name: str, choices: type[Choice]) -> Choice | None:
+    """Return a word of the query that must be one of an enumeration, None when it is not given."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    try:
+        return choices(text)
+    except ValueError:
+        refuse_field(name, f"must be one of {', '.join(choices)}")
+
+
 def position(name: str, text: str) -> Position:
     """Return a position in the log. `name` is what gives it: a parameter or a header."""
     entry, _, place = text.partition(".")
@@ -238,17 +252,17 @@ def _number(text: str) -> int:
     return -1 if _DECIMAL.fullmatch(text) is None else int(text)
 
 
-def name(path: str, text: str) -> str:
+def name(path: str, text: str, greatest: int = GREATEST_NAME_LENGTH) -> str:
     """Return `text` when it can be a name: of a participant, a kind of event, a source.
 
     Length is checked again in bytes: the state keeps names in keys of bounded size.
     """
     if not text or not (text.isprintable() or _PRINTABLE.match(text)):
         refuse_field(path, "must be 1 or more printable characters")
-    if len(text) > GREATEST_NAME_LENGTH or (
-        not text.isascii() and len(text.encode(errors="replace")) > GREATEST_NAME_LENGTH
+    if len(text) > greatest or (
+        not text.isascii() and len(text.encode(errors="replace")) > greatest
     ):
-        refuse_field(path, f"must be at most {GREATEST_NAME_LENGTH} bytes of UTF-8")
+        refuse_field(path, f"must be at most {greatest} bytes of UTF-8")
     return text
 
 

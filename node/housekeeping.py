@@ -9,7 +9,7 @@ from typing import Final
 
 from api.routing import NodeState
 from node.cluster import EngineCluster
-from node.config import EventsConfig, SyncConfig, WatchConfig
+from node.config import EventsConfig, SyncConfig, TransactionsConfig, WatchConfig
 from node.consensus.engine import Engine
 from statemachine.change_log import has_old_changes
 from statemachine.commands import (
@@ -19,6 +19,7 @@ from statemachine.commands import (
     CloseSyncRound,
     FireTimers,
     SetSyncInterval,
+    SetTransactionRetention,
     TrimChanges,
     TrimEvents,
 )
@@ -49,6 +50,7 @@ class Housekeeping:
         events: EventsConfig,
         watch: WatchConfig,
         sync: SyncConfig,
+        transactions: TransactionsConfig,
     ) -> None:
         self._engine = engine
         self._cluster = cluster
@@ -56,6 +58,7 @@ class Housekeeping:
         self._events = events
         self._watch = watch
         self._sync = sync
+        self._transactions = transactions
         self._task: asyncio.Task[None] | None = None
         self._routing: dict[str, tuple[NodeState, str]] = {}
         self._sync_looked_at = 0.0
@@ -85,6 +88,7 @@ class Housekeeping:
                 await self._fire_timers()
                 await self._record_routing()
                 await self._close_sync_round()
+                await self._set_transaction_retention()
                 await self._trim_events()
                 await self._trim_changes()
             except Exception as error:
@@ -140,6 +144,16 @@ class Housekeeping:
         reports = read_reports(self._reader)
         if should_close(machine.sync_round, reports, target_of(reports.values())):
             await self._propose(CloseSyncRound(only_if_behind=True))
+
+    async def _set_transaction_retention(self) -> None:
+        kept = self._transactions
+        wanted = (kept.retention_ms, kept.summary_retention_ms)
+        if self._engine.machine.transaction_retention_ms != wanted:
+            await self._propose(
+                SetTransactionRetention(
+                    retention_ms=kept.retention_ms, summary_retention_ms=kept.summary_retention_ms
+                )
+            )
 
     async def _trim_events(self) -> None:
         now = self._engine.now()

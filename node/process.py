@@ -94,7 +94,13 @@ class Process:
         cluster.on_damage = self._rebuild_damaged
         probe = HttpProbe()
         housekeeping = Housekeeping(
-            engine, cluster, storage, config.events, config.watch, config.sync
+            engine,
+            cluster,
+            storage,
+            config.events,
+            config.watch,
+            config.sync,
+            config.transactions,
         )
         monitor = HealthMonitor(
             node_id=config.node.id,

@@ -13,7 +13,7 @@ GREATEST_CURSOR_LENGTH: Final = 2 * _GREATEST_BYTES
 """Of a cursor as text: hexadecimal digits, two a byte."""
 
 _CURSOR: Final = re.compile(r"(?:[0-9a-f]{2})*")
-_NOT_OURS: Final = "cursor is not one that this list gave out; leave it out to begin anew"
+NOT_OURS: Final = "cursor is not one that this list gave out; leave it out to begin anew"
 
 
 class InvalidCursorError(ValueError):
@@ -27,5 +27,5 @@ def encode_cursor(position: bytes) -> str:
 def decode_cursor(cursor: str) -> bytes:
     """Raises: InvalidCursorError"""
     if len(cursor) > GREATEST_CURSOR_LENGTH or _CURSOR.fullmatch(cursor) is None:
-        raise InvalidCursorError(_NOT_OURS)
+        raise InvalidCursorError(NOT_OURS)
     return bytes.fromhex(cursor)

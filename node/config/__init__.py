@@ -25,6 +25,7 @@ from node.config.sections import (
     SecurityConfig,
     StorageConfig,
     SyncConfig,
+    TransactionsConfig,
     WatchConfig,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "SecurityConfig",
     "StorageConfig",
     "SyncConfig",
+    "TransactionsConfig",
     "WatchConfig",
     "load",
     "load_for_process",

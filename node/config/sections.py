@@ -414,6 +414,26 @@ class SyncConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionsConfig:
+    """How long global transactions are kept that have ended. The leader's values count."""
+
+    retention_ms: int = setting(
+        DAY_MS,
+        "How long everything about a transaction is kept after its end. It counts for those that "
+        "end from then on.",
+        minimum=0,
+        maximum=3650 * DAY_MS,
+    )
+    summary_retention_ms: int = setting(
+        30 * DAY_MS,
+        "How long after that it is still known that it ended, when and how. `0` keeps that for "
+        "ever.",
+        minimum=0,
+        maximum=3650 * DAY_MS,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryConfig:
     """Calls to the branches of global transactions, which the leader makes."""
 
@@ -539,6 +559,7 @@ class Config:
     watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
     channels: ChannelsConfig = dataclasses.field(default_factory=ChannelsConfig)
     sync: SyncConfig = dataclasses.field(default_factory=SyncConfig)
+    transactions: TransactionsConfig = dataclasses.field(default_factory=TransactionsConfig)
     delivery: DeliveryConfig = dataclasses.field(default_factory=DeliveryConfig)
     health: HealthConfig = dataclasses.field(default_factory=HealthConfig)
     clock: ClockConfig = dataclasses.field(default_factory=ClockConfig)

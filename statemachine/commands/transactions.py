@@ -58,6 +58,7 @@ class ReportBranch(Command, frozen=True, tag=62):
     status: str
     application_data: bytes | None
     failure: Failure | None
+    """At 0 milliseconds: now."""
 
 
 class DecideGlobal(Command, frozen=True, tag=63):

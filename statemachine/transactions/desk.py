@@ -198,6 +198,9 @@ class Desk:
                 if branch.mode in UNLOCKED_BY_DECISION:
                     self.release(transaction, branch, place)
         self.advance(transaction, place)
+        if transaction.row.status is GlobalStatus.ASYNC_COMMITTING:
+            # What is left to do is nothing that its caller has to wait for.
+            self._answer_waiting(transaction, place)
 
     def _answer_committers(self, transaction: Transaction, place: int) -> None:
         """Tell those who waited with their commit what was decided, or let them await the end."""
@@ -206,17 +209,20 @@ class Desk:
             return
         transaction.change(committing=())
         tickets = [committer.ticket for committer in row.committing]
-        outcome: Outcome
-        if row.status is GlobalStatus.ASYNC_COMMITTING:
-            outcome = Applied(answer_of(row))
-        elif row.status is GlobalStatus.ROLLING_BACK:
-            failed = transaction.failed_branch
-            outcome = decided_otherwise(row.status) if failed is None else branch_failed(failed)
-        else:
+        if row.status is not GlobalStatus.ROLLING_BACK:
             transaction.change(waiting=(*row.waiting, *tickets))
             return
+        failed = transaction.failed_branch
+        refused = decided_otherwise(row.status) if failed is None else branch_failed(failed)
         for ticket in tickets:
-            self.tickets.settle(ticket, outcome, place)
+            self.tickets.settle(ticket, refused, place)
+
+    def _answer_waiting(self, transaction: Transaction, place: int) -> None:
+        """Tell all who wait for the end where the transaction stands."""
+        row = transaction.row
+        transaction.change(waiting=())
+        for ticket in row.waiting:
+            self.tickets.settle(ticket, Applied(answer_of(row)), place)
 
     def _leave_out(self, transaction: Transaction, place: int) -> None:
         """End the steps that have nothing to undo: never begun, or refused for good."""
@@ -305,9 +311,7 @@ class Desk:
             channel_binding.unbind(self.writes, row.xid, transaction.branches)
             cleaning.note(self.state, self.writes, transaction)
         if row.status in ENDED | FAILED:
-            transaction.change(waiting=())
-            for ticket in row.waiting:
-                self.tickets.settle(ticket, Applied(answer_of(row)), place)
+            self._answer_waiting(transaction, place)
 
     def record_failure(self, transaction: Transaction, branch: Branch, place: int) -> None:
         """Let a failure of a branch be found without knowing the transaction."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from statemachine.commands.branches import AbandonBranch
 from statemachine.commands.transactions import BeginGlobal, RegisterBranch, ReportBranch
 from statemachine.outcomes import (
@@ -141,16 +143,19 @@ def report(desk: Desk, command: ReportBranch, place: int) -> Outcome:
             f"Branch {branch.branch_id} is {branch.status} and cannot become {command.status}.",
         )
     data = command.application_data
+    failure = command.failure
+    if failure is not None:
+        failure = msgspec.structs.replace(failure, at_ms=failure.at_ms or desk.state.wall_ms)
     branch = transaction.advance_branch(
         branch,
         happens,
         place,
-        detail="" if command.failure is None else command.failure.message,
+        detail="" if failure is None else failure.message,
         application_data=branch.application_data if data is None else data,
-        failure=command.failure,
         did_phase_one=happens is BranchInput.DONE,
+        failure=failure,
     )
-    if command.failure is not None:
+    if failure is not None:
         desk.record_failure(transaction, branch, place)
     if happens in (BranchInput.WITHDRAW, BranchInput.READ_ONLY):
         # Nothing of it is left to protect.

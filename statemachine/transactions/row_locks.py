@@ -21,6 +21,7 @@ Rows of the state, after `keys.ROW_LOCK` and its likes:
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Final
@@ -28,6 +29,7 @@ from typing import Final
 import msgspec
 
 from statemachine import keys
+from statemachine.paging import NOT_OURS, InvalidCursorError
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.store import Reader
@@ -51,6 +53,8 @@ _GREATEST_PLAIN_BYTES: Final = 200
 _PLAIN: Final = b"\x00"
 _DIGESTED: Final = b"\x01"
 _TICKET_BYTES: Final = 12
+_NUMBER_BYTES: Final = 8
+_PLACE: Final = struct.Struct(">I")
 _GREATEST_SEARCHED: Final = 1_000
 
 KeyPart = int | str | bool | None
@@ -116,13 +120,19 @@ def lock_name(lock: RowLock) -> bytes:
 
     The parts are told apart by their types and lengths, never by a separator.
     """
-    resource = keys.terminated(lock.resource_id)
+    resource = resource_prefix(lock.resource_id)
     rest = keys.terminated(lock.table) + _encode(lock.key)
     if len(resource) + len(rest) <= _GREATEST_PLAIN_BYTES:
         return resource + _PLAIN + rest
-    if len(resource) > _GREATEST_PLAIN_BYTES:
-        resource = blake2b(resource, digest_size=32).digest().hex().encode() + b"\0"
     return resource + _DIGESTED + blake2b(rest, digest_size=32).digest()
+
+
+def resource_prefix(resource_id: str) -> bytes:
+    """Return what the names of a resource's rows begin with."""
+    resource = keys.terminated(resource_id)
+    if len(resource) > _GREATEST_PLAIN_BYTES:
+        return blake2b(resource, digest_size=32).digest().hex().encode() + b"\0"
+    return resource
 
 
 class RowLocks:
@@ -437,6 +447,32 @@ def holder_of(reader: Reader, lock: RowLock, xid: str) -> Hold | None:
         if hold.xid != xid and (hold.exclusive or lock.exclusive):
             return hold
     return None
+
+
+def get_lock_row(reader: Reader, key: bytes) -> LockRow | None:
+    """Return who holds the row that is stored at a key, and how many wait for it."""
+    row = reader.get(key)
+    return None if row is None else _lock_rows.decode(row)
+
+
+def rows_held(reader: Reader, xid: str, after: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the rows that a transaction holds, each with a place from which to go on.
+
+    A row that two branches hold comes twice.
+    """
+    prefix = keys.ROW_LOCK_OWNER + keys.terminated(xid)
+    start, passed = prefix, 0
+    if after is not None and len(after) == 2 * _NUMBER_BYTES + _PLACE.size:
+        start += after[: 2 * _NUMBER_BYTES]
+        (passed,) = _PLACE.unpack(after[2 * _NUMBER_BYTES :])
+    elif after is not None:
+        raise InvalidCursorError(NOT_OURS)
+    while rows := reader.scan(start, _after(prefix), limit=1):
+        key, names = rows[0]
+        for place, name in enumerate(_names.decode(names), 1):
+            if place > passed:
+                yield key[len(prefix) :] + _PLACE.pack(place), name
+        start, passed = key + b"\0", 0
 
 
 def _unheld(lock: RowLock) -> LockRow:

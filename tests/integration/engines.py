@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from node.cluster import EngineCluster
-from node.config import DeliveryConfig, EventsConfig, SyncConfig, WatchConfig
+from node.config import DeliveryConfig, EventsConfig, SyncConfig, TransactionsConfig, WatchConfig
 from node.consensus.disk import FileDisk
 from node.consensus.engine import Engine
 from node.consensus.foundation import Identity
@@ -82,7 +82,13 @@ class LoopNode:
             _fail,
         )
         self._housekeeping = Housekeeping(
-            self.engine, self.cluster, self._storage, EventsConfig(), WatchConfig(), SyncConfig()
+            self.engine,
+            self.cluster,
+            self._storage,
+            EventsConfig(),
+            WatchConfig(),
+            SyncConfig(),
+            TransactionsConfig(),
         )
         self.up = True
 

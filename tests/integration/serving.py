@@ -36,6 +36,9 @@ SYNCHRONISATION = "/api/v1/sync"
 PROPOSALS = "/api/v1/consensus/proposals"
 COMMITTED = "/api/v1/consensus/data"
 LOCKS = "/api/v1/locks"
+TRANSACTIONS = "/api/v1/transactions"
+ROW_LOCKS = "/api/v1/row-locks"
+AUDIT = "/api/v1/audit"
 CLUSTER = "/api/v1/cluster"
 
 

@@ -38,6 +38,8 @@ NEEDS_NO_SUCCESS: Final = {
     "GET /health/leader": "the node may be a follower",
     "POST /api/v1/locks/{name}/renew": "a token is hardly ever guessed",
     "POST /api/v1/locks/{name}/release": "likewise",
+    "POST /api/v1/transactions/{xid}/rollback": "the transaction of the examples is committed",
+    "POST /api/v1/transactions/{xid}/operations": "what has ended needs no operator",
     "POST /api/v1/cluster/members": "it waits for a node with an empty disk, and there is none",
     "DELETE /api/v1/cluster/members/{nodeId}": "the nodes under test are to stay",
     "GET /api/v1/rm/channel": "it is a WebSocket",
