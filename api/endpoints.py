@@ -113,6 +113,8 @@ class Endpoint:
     described: tuple[type[msgspec.Struct], ...] = ()
     """Further types that the schema of the answer refers to."""
     status: int = 200
+    other_statuses: tuple[int, ...] = ()
+    """Further ones of the same answer."""
     body: Any = None
     """The type of the body, or None when it takes none."""
     body_required: bool = True

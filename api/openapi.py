@@ -266,11 +266,12 @@ def _responses(endpoint: Endpoint, described: _Described) -> Json:
         schema = described.schema(endpoint.answer)
         content = {"schema": schema, "example": described.example(schema, whole=True)}
     responses: Json = {
-        str(endpoint.status): {
-            "description": HTTPStatus(endpoint.status).phrase,
+        str(status): {
+            "description": HTTPStatus(status).phrase,
             "headers": {**_STAMPS, **(_REPLAYED if endpoint.writes else {})},
             "content": {endpoint.media_type: content},
         }
+        for status in sorted((endpoint.status, *endpoint.other_statuses))
     }
     if endpoint.text_media_type is not None:
         content = responses[str(endpoint.status)]["content"]

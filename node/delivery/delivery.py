@@ -25,6 +25,7 @@ from node.delivery.http import HttpSender
 from node.delivery.native import NativeStyle
 from statemachine.store import DamagedStateError
 from statemachine.transactions.planning import Operation
+from statemachine.transactions.references import resolve
 from statemachine.transactions.rows import Branch, Global
 
 NATIVE = ""
@@ -62,7 +63,7 @@ class Delivery:
             runtime,
             self._sender,
             channel or NobodyConnected(runtime),
-            {NATIVE: NativeStyle(), **(styles or {})},
+            {NATIVE: NativeStyle(resolve), **(styles or {})},
             DriverLimits(calls=config.max_calls, calls_per_host=config.max_calls_per_host),
             self.alerts,
             on_damage,

@@ -39,6 +39,8 @@ LOCKS = "/api/v1/locks"
 TRANSACTIONS = "/api/v1/transactions"
 ROW_LOCKS = "/api/v1/row-locks"
 AUDIT = "/api/v1/audit"
+SAGAS = "/api/v1/sagas"
+TCC = "/api/v1/tcc"
 CLUSTER = "/api/v1/cluster"
 
 
