@@ -174,7 +174,7 @@ class Transactions:
         command = DecideGlobal(
             xid=path_xid(request),
             commit=to_commit,
-            reason=_reason(asked.reason),
+            reason=checked_reason(asked.reason),
             wait_ms=wait_ms,
             reports_expected=True,
         )
@@ -191,7 +191,7 @@ class Transactions:
         command = OperateGlobal(
             xid=path_xid(request),
             action=asked.action.value,
-            reason=_reason(asked.reason),
+            reason=checked_reason(asked.reason),
             principal=requests.PRINCIPAL,
         )
         return self._state(await service.propose(request, body, (command,)))
@@ -250,7 +250,7 @@ def not_found(xid: str) -> Problem:
     )
 
 
-def _reason(text: str) -> str:
+def checked_reason(text: str) -> str:
     return requests.name("reason", text, 4 * GREATEST_REASON) if text else ""
 
 

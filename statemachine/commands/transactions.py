@@ -71,6 +71,8 @@ class DecideGlobal(Command, frozen=True, tag=63):
     """How long the answer may wait for the end; 0: it says where the transaction stands."""
     reports_expected: bool
     """A branch that has not reported yet keeps it from committing."""
+    program: str = ""
+    """Only a transaction of this program is meant; empty: any."""
 
 
 class RunGlobal(Command, frozen=True, tag=64):

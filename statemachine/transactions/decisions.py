@@ -66,6 +66,8 @@ def decide(desk: Desk, command: DecideGlobal, place: int) -> Outcome:
     if transaction is None:
         return _decided_long_ago(desk, command)
     row = transaction.row
+    if command.program not in ("", row.program):
+        return _of_another_kind(row.program)
     if row.status is GlobalStatus.BEGIN:
         answered = (
             commit(desk, transaction, command, place)
@@ -79,6 +81,14 @@ def decide(desk: Desk, command: DecideGlobal, place: int) -> Outcome:
     return await_end(desk, transaction, command.wait_ms, place)
 
 
+def _of_another_kind(program: str) -> Rejected:
+    return Rejected(
+        RejectionCode.TRANSACTION_NOT_FOUND,
+        f"The xid is that of a transaction of another kind: {program}.",
+        retryable=False,
+    )
+
+
 def _agrees(status: str, *, to_commit: bool) -> bool:
     """Whether a status answers what was asked for. A timeout and an operator answer both."""
     if status.startswith("TIMEOUT_") or status == GlobalStatus.FINISHED:
@@ -90,6 +100,8 @@ def _decided_long_ago(desk: Desk, command: DecideGlobal) -> Outcome:
     summary = get_summary(desk.writes, command.xid)
     if summary is None:
         return not_found(desk, command.xid)
+    if command.program not in ("", summary.program):
+        return _of_another_kind(summary.program)
     if not _agrees(summary.status, to_commit=command.commit):
         return decided_otherwise(summary.status)
     return Applied(GlobalAnswered(xid=command.xid, status=summary.status, reason=summary.reason))

@@ -20,6 +20,13 @@ from tests.integration.local_cluster import LocalCluster, LocalRouting
 from tests.integration.serving import serving
 
 PROMISED = {
+    "/api/v1/messages": {"post"},
+    "/api/v1/messages/{xid}": {"get"},
+    "/api/v1/messages/{xid}/submit": {"post"},
+    "/api/v1/messages/{xid}/abort": {"post"},
+    "/api/v1/topics": {"get"},
+    "/api/v1/topics/{topic}/subscribers": {"get"},
+    "/api/v1/topics/{topic}/subscribers/{name}": {"put", "delete"},
     "/api/v1/timestamp/event": {"post"},
     "/api/v1/timestamp/sync": {"post"},
     "/api/v1/timestamp/clock/{nodeId}": {"get"},
@@ -159,7 +166,7 @@ async def test_every_write_takes_a_key_and_every_answer_is_stamped(document: Any
     for path, method, operation in operations(document):
         names = [parameter["name"] for parameter in operation.get("parameters", [])]
         assert len(set(names)) == len(names)
-        assert ("Idempotency-Key" in names) == (method in ("post", "delete")), path
+        assert ("Idempotency-Key" in names) == (method in ("post", "put", "delete")), path
         for response in operation["responses"].values():
             assert {"Tidelock-Node", "Tidelock-Term", "Tidelock-Index"} <= set(response["headers"])
 

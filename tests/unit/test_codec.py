@@ -152,7 +152,7 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     ),
     (
         commands.DecideGlobal(xid="x", commit=True, reason="r", wait_ms=5, reports_expected=True),
-        "963fa178c3a17205c3",
+        "973fa178c3a17205c3a0",
     ),
     (
         commands.RunGlobal(

@@ -33,9 +33,20 @@ EXCUSED_MESSAGES: Final = {
 
 EXCUSED_FIELDS: Final = {
     "sessionId": "only a channel is given one, and what needs one depends on another field",
+    "steps": "a topic counts as all the subscribers that it may have",
     "locks": "rows stand in one of two fields, or in both",
     **dict.fromkeys(
-        ("commit", "rollback", "action", "compensation", "try", "confirm", "cancel"),
+        (
+            "commit",
+            "rollback",
+            "action",
+            "compensation",
+            "try",
+            "confirm",
+            "cancel",
+            "query",
+            "url",
+        ),
         "whom the cluster may call is the operator's to say",
     ),
 }
