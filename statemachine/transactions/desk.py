@@ -293,7 +293,8 @@ class Desk:
             case Operation.ROLLBACK:
                 happens = BranchInput.ROLLED_BACK
         transaction.advance_branch(branch, happens, place, attempts=0, failure=None)
-        self.release(transaction, branch, place)
+        if operation is Operation.ROLLBACK or branch.mode not in UNLOCKED_BY_DECISION:
+            self.release(transaction, branch, place)
 
     def end_by_operator(self, transaction: Transaction, happens: GlobalInput, place: int) -> None:
         """End what could not end by itself: nothing is called any more, no row stays locked."""

@@ -253,6 +253,9 @@ class RowLocks:
         of each request and withdraws it before it goes on.
         """
         for name in dict.fromkeys(names):
+            row = self._get(name)
+            if row is None or not row.waiters:
+                continue
             after = b""
             while True:
                 found = self._next_in_queue(name, after)

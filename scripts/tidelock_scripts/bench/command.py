@@ -18,6 +18,7 @@ from scripts.tidelock_scripts.bench import (
     in_process,
     locks,
     steady,
+    transactions,
     vectors,
     watch,
 )
@@ -35,6 +36,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "sequences": steady.sequences,
     "locks": locks.locks,
     "vectors": vectors.vectors,
+    "transactions": transactions.transactions,
     "latency": steady.latency,
     "in-process": in_process.in_process,
     "watch": watch.watch,

@@ -43,7 +43,7 @@ class Tally:
     begun: array[float] = field(default_factory=lambda: array("d"))
     ended: array[float] = field(default_factory=lambda: array("d"))
     failures: Counter[str] = field(default_factory=Counter)
-    """Answers other than 200 by status, and lost connections."""
+    """Answers that are no success, by status, and lost connections."""
 
     def clear(self) -> None:
         self.begun = array("d")
@@ -84,7 +84,7 @@ def build_request(method: str, path: str, body: bytes = b"") -> bytes:
 class Load:
     """Callers that each send, wait for the answer and send again, until stopped.
 
-    A failure is counted and the caller goes on: after an answer other than 200 a little later,
+    A failure is counted and the caller goes on: after an answer that is no success a little later,
     after a lost connection over a new one.
     """
 
@@ -209,7 +209,7 @@ class _Caller(asyncio.Protocol):
         self._partial = b""
         self._answer = data
         self._waiting = False
-        if data[9:12] == b"200":
+        if data[9:11] == b"20":
             tally = self._tally
             tally.begun.append(self._begun)
             tally.ended.append(time.perf_counter())
