@@ -1,10 +1,11 @@
 """How branches are called in our own protocol.
 
 A branch that a client registered is told the decision in a JSON body. One that the cluster runs by
-itself gets its payload, and the same facts in headers. Either way:
+itself gets its payload, and the same facts in headers. Whoever prepared a message and is asked what
+became of it gets an empty object. In any case:
 
-    2xx    done; what a step answers is kept as its result
-    409    a definite failure: nothing was done, and never will be
+    2xx    done; what a step answers is kept as its result. Of a message: it is submitted
+    409    a definite failure: nothing was done, and never will be. Of a message: it is given up
     425    still going on
     else   nobody knows, so it is called again
 """
@@ -19,7 +20,7 @@ import msgspec
 
 from node.delivery.calls import Answer, BranchRequest, Reply, Verdict
 from statemachine.transactions.driving import GREATEST_RESULT_BYTES
-from statemachine.transactions.planning import Operation, Program
+from statemachine.transactions.planning import Call, Operation, Program
 from statemachine.transactions.rows import Branch, Global
 
 Resolve = Callable[[Branch, Sequence[Branch]], bytes]
@@ -50,6 +51,9 @@ class NativeStyle:
     ) -> BranchRequest | Answer:
         if row.program == Program.CLIENT:
             body = _decision(row, branch, operation, epoch)
+        elif row.program == Program.MESSAGE:
+            # A message is delivered as it is: what looks like a reference is its own affair.
+            body = branch.payload or b"{}"
         else:
             try:
                 body = self._resolve(branch, branches) or b"{}"
@@ -62,7 +66,7 @@ class NativeStyle:
                     )
                 body = branch.payload
         return BranchRequest(
-            url=_url(branch, operation),
+            url=Call(branch, operation).url or "",
             headers=_headers(row, branch, operation, epoch),
             body=body,
             timeout_ms=branch.timeout_ms,
@@ -84,19 +88,6 @@ class NativeStyle:
             failure_type=f"STATUS_{status}",
             failure_message=_message(reply, message),
         )
-
-
-def _url(branch: Branch, operation: Operation) -> str:
-    calls = branch.calls
-    match operation:
-        case Operation.FORWARD:
-            url = calls.forward
-        case Operation.COMMIT:
-            url = calls.commit
-        case Operation.ROLLBACK:
-            url = calls.rollback
-    assert url, "what has no URL is not called over HTTP"
-    return url
 
 
 def _headers(
