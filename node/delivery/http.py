@@ -99,12 +99,12 @@ class HttpSender:
             return _failed("DESTINATION_REFUSED", str(error))
         except NotSentError:
             return _failed("NOT_SENT", "this node is not sure to lead any more")
+        except aiohttp.ClientSSLError as error:
+            return _failed("TLS", str(error))
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, DestinationRefusedError):
                 return _failed("DESTINATION_REFUSED", str(error.os_error))
             return _failed("UNREACHABLE", str(error))
-        except aiohttp.ClientSSLError as error:
-            return _failed("TLS", str(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _failed("BROKEN_OFF", str(error) or type(error).__name__)
 

@@ -259,12 +259,12 @@ async def test_one_host_takes_no_more_than_its_share(
     participant.answers["a/do"] = [count]
     limits = DeliveryConfig(max_calls=8, max_calls_per_host=3)
     async with loop_cluster(tmp_path, delivery=limits) as cluster:
-        for number in range(40):
-            await cluster.do(run(f"x{number}", step(participant, "a")))
+        await cluster.do(*(run(f"x{number}", step(participant, "a")) for number in range(40)))
         for number in range(40):
             await cluster.until(f"x{number}", "COMMITTED")
         assert most == 3
-        assert cluster.nodes[0].delivery.driver.backlog == 0
+        driver = cluster.nodes[0].delivery.driver
+        await eventually(lambda: driver.backlog == 0, "nobody waits any more")
     assert len(participant.calls) == 40
     assert participant.overlapped == []
 
