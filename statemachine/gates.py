@@ -57,6 +57,7 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.RunGlobal: 1,
     commands.ReportCalls: 1,
     commands.OperateGlobal: 1,
+    commands.RecordRecoveries: 1,
     commands.LockRows: 1,
     commands.UnlockRows: 1,
     commands.PassFence: 1,

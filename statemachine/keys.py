@@ -29,9 +29,8 @@
     D e  decided  proposed                 -> id            decided proposals, in that order
     D c  key\\0                               committed data
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
-    X ?                                      global transactions, their row locks, what is told of
-                                             them: see `statemachine.transactions`
-    X?                                       global transactions, their row locks, RM channels
+    X ?                                      global transactions, their row locks, RM channels, what
+                                             is told of them: see `statemachine.transactions`
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -92,6 +91,8 @@ INCIDENT: Final = b"Xi"
 AUDIT: Final = b"Xa"
 UNDELIVERED: Final = b"Xm"
 SUBSCRIBER: Final = b"Xp"
+RECOVERY: Final = b"Xh"
+RECOVERED: Final = b"Xu"
 ROW_LOCK: Final = b"Xl"
 ROW_LOCK_OWNER: Final = b"Xo"
 ROW_LOCK_QUEUE: Final = b"Xq"

@@ -506,6 +506,7 @@ class Machine:
                 | commands.RunGlobal()
                 | commands.ReportCalls()
                 | commands.OperateGlobal()
+                | commands.RecordRecoveries()
                 | commands.LockRows()
                 | commands.UnlockRows()
                 | commands.PassFence()

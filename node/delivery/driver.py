@@ -40,10 +40,18 @@ from node.delivery.durations import Durations
 from node.delivery.reports import Reports
 from node.delivery.slots import Slots
 from statemachine.codec import encode_request
-from statemachine.commands import AnyCommand, ReportedCall, Request
+from statemachine.commands import AnyCommand, RecordRecoveries, ReportedCall, Request
+from statemachine.keys import GREATEST_NUMBER
 from statemachine.store import DamagedStateError
 from statemachine.transactions.planning import Call, next_calls
-from statemachine.transactions.rows import Branch, Global, get_branches, get_global
+from statemachine.transactions.recovery import GREATEST_RECOVERIES
+from statemachine.transactions.rows import (
+    Branch,
+    Global,
+    due_globals,
+    get_branches,
+    get_global,
+)
 from statemachine.transactions.transaction import GREATEST_DETAIL
 
 logger = logging.getLogger(__name__)
@@ -53,6 +61,8 @@ _CONFIRMATION_S: Final = 1.0
 _LOOKS_AT_ONCE: Final = 64
 """Transactions that are looked at before others have their turn on the loop."""
 _GREATEST_PAUSE_S: Final = 1.0
+_GREATEST_RECORDED: Final = 5_000
+"""A leader that finds more goes on with them, too, and records these."""
 _CHANNEL: Final = "channel"
 """Stands, with its resource, for the host of a branch that has no URL."""
 
@@ -204,7 +214,19 @@ class Driver:
             on_stale=self._on_stale,
         )
         slots = Slots(self._limits.calls, self._limits.calls_per_host)
-        return Reign(term, DueWork(self._reader), slots, reports)
+        reign = Reign(term, DueWork(self._reader), slots, reports)
+        # Before any report can change what was found.
+        self._record_found(reign)
+        return reign
+
+    def _record_found(self, reign: Reign) -> None:
+        """Record what the last leader left unfinished."""
+        found = due_globals(self._reader, (0, ""), GREATEST_NUMBER - 1, limit=_GREATEST_RECORDED)
+        if found:
+            logger.info("goes on with what was unfinished", extra={"transactions": len(found)})
+        for begin in range(0, len(found), GREATEST_RECOVERIES):
+            xids = tuple(xid for _, xid in found[begin : begin + GREATEST_RECOVERIES])
+            self._propose([RecordRecoveries(epoch=reign.term, xids=xids)], _recorded)
 
     def _resign(self) -> None:
         reign, self._reign = self._reign, None
@@ -375,6 +397,11 @@ class Driver:
         """Another has led meanwhile: what this node knows of its calls counts no more."""
         self._resign()
         self._look_soon()
+
+
+def _recorded(answer: ProposalAnswer) -> None:
+    if isinstance(answer, Exception):
+        logger.info("what was found could not be recorded: %r", answer)
 
 
 def _host_of(url: str) -> str:

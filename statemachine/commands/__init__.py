@@ -61,6 +61,7 @@ from statemachine.commands.proposals import (
     ProposeData,
     VoteProposals,
 )
+from statemachine.commands.recovery import RecordRecoveries
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.synchronisation import (
     AcknowledgeSync,
@@ -134,6 +135,7 @@ __all__ = [
     "RecordBranchAnswer",
     "RecordCleaned",
     "RecordEvent",
+    "RecordRecoveries",
     "RegisterBranch",
     "RegisterChannel",
     "ReleaseLock",

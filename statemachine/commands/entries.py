@@ -40,6 +40,7 @@ from statemachine.commands.messages import (
 from statemachine.commands.operating import RecordAction, SetTransactionRetention
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import DecideProposal, ProposeData, VoteProposals
+from statemachine.commands.recovery import RecordRecoveries
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.synchronisation import (
     AcknowledgeSync,
@@ -82,6 +83,7 @@ TransactionCommand = (
     | UnlockRows
     | PassFence
     | AbandonBranch
+    | RecordRecoveries
 )
 
 ChannelCommand = (
@@ -135,6 +137,7 @@ AnyCommand = (
     | RunGlobal
     | ReportCalls
     | OperateGlobal
+    | RecordRecoveries
     | LockRows
     | UnlockRows
     | PassFence

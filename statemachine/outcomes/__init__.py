@@ -40,6 +40,7 @@ from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.operating import ActionRecorded, TransactionRetentionSet
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VoteCast, VotesCounted
+from statemachine.outcomes.recovery import RecoveriesRecorded
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.synchronisation import (
@@ -94,6 +95,7 @@ __all__ = [
     "Pending",
     "Position",
     "ProposalDecided",
+    "RecoveriesRecorded",
     "Rejected",
     "RejectionCode",
     "RequestOutcome",

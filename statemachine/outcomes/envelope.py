@@ -31,6 +31,7 @@ from statemachine.outcomes.locks import LockAbandoned, LockGranted, LockReleased
 from statemachine.outcomes.operating import ActionRecorded, TransactionRetentionSet
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
+from statemachine.outcomes.recovery import RecoveriesRecorded
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.synchronisation import (
     ClockReported,
@@ -77,6 +78,7 @@ AnyResult = (
     | BranchRegistered
     | BranchReported
     | CallsReported
+    | RecoveriesRecorded
     | RowsLocked
     | RowsUnlocked
     | FencePassed

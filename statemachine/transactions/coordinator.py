@@ -25,6 +25,7 @@ from statemachine.transactions import (
     locking,
     messages,
     participation,
+    recovery,
     topics,
 )
 from statemachine.transactions.desk import Desk
@@ -70,6 +71,8 @@ class Coordinator:
                 return fence.pass_fence(self._desk, command)
             case commands.AbandonBranch():
                 return participation.abandon(self._desk, command, place)
+            case commands.RecordRecoveries():
+                return recovery.record(self._desk, command, place)
             case _:
                 assert_never(command)
 

@@ -28,6 +28,7 @@ from statemachine.transactions.committing import (
 from statemachine.transactions.desk import Desk, answer_of, decided_otherwise
 from statemachine.transactions.participation import not_found
 from statemachine.transactions.planning import Program
+from statemachine.transactions.recovery import erase_recoveries
 from statemachine.transactions.rows import Global, erase
 from statemachine.transactions.statuses import (
     BRANCH_ENDED,
@@ -167,6 +168,7 @@ def forget(desk: Desk, due_ms: int, xid: str) -> None:
     if transaction is not None:
         desk.close(xid)
         row = transaction.row
+        erase_recoveries(desk.writes, row)
         erase(desk.writes, row)
         put_summary(
             desk.writes,

@@ -143,6 +143,10 @@ class Global(
     """What a gateway keeps with it."""
     protocol: str = ""
     """How its branches are called: as DTM does, or, when empty, in our own way."""
+    recoveries: int = 0
+    """How often a new leader found it unfinished."""
+    recovered_in: int = 0
+    """The term of the last one; 0: none."""
     mode: str = ""
     """What its branches mostly are, as its client said."""
     committing: tuple[Committer, ...] = ()

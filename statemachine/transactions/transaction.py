@@ -182,6 +182,11 @@ class Transaction:
         return Failure(kind[:100], message[:GREATEST_DETAIL], self._state.wall_ms)
 
     @property
+    def happened(self) -> int:
+        """How many lines its timeline has by now."""
+        return self.row.happenings + len(self._happened)
+
+    @property
     def all_ended(self) -> bool:
         return all(branch.status in BRANCH_ENDED for branch in self._loaded().values())
 

@@ -24,6 +24,7 @@ from statemachine.commands import (
     Step,
 )
 from statemachine.outcomes import Applied
+from statemachine.transactions.recovery import list_recoveries
 from statemachine.transactions.rows import Calls, RetryRule
 from tests.integration.engines import LoopCluster, eventually, loop_cluster
 from tests.integration.participant import Participant, participating
@@ -397,3 +398,24 @@ async def test_a_sender_follows_no_redirect_and_reads_no_more_than_it_keeps(
         await sender.close()
     assert reply.status == 302
     assert participant.paths() == ["a"]
+
+
+async def test_a_new_leader_records_what_it_found_and_goes_on_with(
+    tmp_path: Path, participant: Participant
+) -> None:
+    participant.answers["b/do"] = [503]
+    async with loop_cluster(tmp_path, count=3) as cluster:
+        await cluster.do(run("x", step(participant, "a"), step(participant, "b", 0)))
+        await cluster.do(run("y", step(participant, "c")))
+        await cluster.until("y", "COMMITTED")
+        await eventually(lambda: "b/do" in participant.paths(), "the second step is called")
+        await (await cluster.leader()).stop()
+        participant.answers["b/do"] = [200]
+        await cluster.until("x", "COMMITTED")
+        leader = await cluster.leader()
+        reader = leader.engine.machine_store
+        found, _ = list_recoveries(reader, xid=None, cursor=None, limit=10)
+        assert [(each.xid, each.recovery.decision) for each in found] == [("x", "CONTINUE_FORWARD")]
+        assert found[0].recovery.term == leader.engine.raft.term
+        statuses = [status for _, status in found[0].recovery.branches]
+        assert statuses == ["PHASE_ONE_DONE", "REGISTERED"]

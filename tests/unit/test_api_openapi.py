@@ -56,6 +56,7 @@ PROMISED = {
     "/api/v1/version/objects/{key}": {"post", "get"},
     "/api/v1/version/{key}": {"get"},
     "/api/v1/export/space-time": {"get"},
+    "/api/v1/recovery": {"get"},
     "/api/v1/vector-clock/compare": {"post"},
     "/api/v1/vector-clock/tick": {"post"},
     "/api/v1/vector-clock/send": {"post"},

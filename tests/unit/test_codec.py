@@ -191,6 +191,10 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         "9542a178a6464f52474554a172a170",
     ),
     (
+        commands.RecordRecoveries(epoch=300, xids=("x",)),
+        "9343cd012c91a178",
+    ),
+    (
         commands.LockRows(
             xid="x", branch_id=300, locks=(RowLock("", "t", (1,), False),), wait_ms=5
         ),
@@ -319,6 +323,7 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
         "943ea178cd012ca957495448445241574e",
     ),
     (outcomes.CallsReported(taken=3), "923f03"),
+    (outcomes.RecoveriesRecorded(recorded=3), "924003"),
     (
         outcomes.RowsLocked(xid="x", branch_id=300),
         "9342a178cd012c",
