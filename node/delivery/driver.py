@@ -27,6 +27,7 @@ from node.consensus.runtime import Runtime, Timer
 from node.delivery.alerts import Alerts
 from node.delivery.calls import (
     Answer,
+    BranchRequest,
     CallStyle,
     Cancel,
     Channel,
@@ -328,20 +329,33 @@ class Driver:
                 lambda answer: self._answered(reign, row, flight, answer),
             )  # fmt: skip
             return
-        style = self._styles[row.protocol]
-        request = style.request_of(row, branch, branches, operation, reign.term)
+        request = self._request(row, call, branches, reign.term)
         if isinstance(request, Answer):
             self._answered(reign, row, flight, request)
             return
 
         def replied(reply: Reply) -> None:
-            if reply.status:
-                answer = style.answer_of(row, branch, operation, reply)
-            else:
-                answer = failed_call(reply)
-            self._answered(reign, row, flight, answer)
+            self._answered(reign, row, flight, self._answer(row, call, reply))
 
         flight.cancel = self._sender.send(request, lambda: self._may_call(reign), replied)
+
+    def _request(
+        self, row: Global, call: Call, branches: Sequence[Branch], term: int
+    ) -> BranchRequest | Answer:
+        """Return how a call is made. One transaction that cannot be put into words stops no other."""
+        try:
+            style = self._styles[row.protocol]
+            return style.request_of(row, call.branch, branches, call.operation, term)
+        except Exception as error:
+            return _unspeakable(row, call, error)
+
+    def _answer(self, row: Global, call: Call, reply: Reply) -> Answer:
+        if not reply.status:
+            return failed_call(reply)
+        try:
+            return self._styles[row.protocol].answer_of(row, call.branch, call.operation, reply)
+        except Exception as error:
+            return _unspeakable(row, call, error)
 
     def _answered(self, reign: Reign, row: Global, flight: Flight, answer: Answer) -> None:
         if self._reign is not reign:
@@ -397,6 +411,15 @@ class Driver:
         """Another has led meanwhile: what this node knows of its calls counts no more."""
         self._resign()
         self._look_soon()
+
+
+def _unspeakable(row: Global, call: Call, error: Exception) -> Answer:
+    logger.error(
+        "a call or its answer cannot be put into words",
+        exc_info=error,
+        extra={"xid": row.xid, "branch": call.branch.branch_id},
+    )
+    return Answer(Verdict.RETRY, failure_type="INTERNAL", failure_message=repr(error))
 
 
 def _recorded(answer: ProposalAnswer) -> None:

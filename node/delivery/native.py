@@ -65,8 +65,10 @@ class NativeStyle:
                         failure_message=str(error),
                     )
                 body = branch.payload
+        url = Call(branch, operation).url
+        assert url, "what has no URL is not called over HTTP"
         return BranchRequest(
-            url=Call(branch, operation).url or "",
+            url=url,
             headers=_headers(row, branch, operation, epoch),
             body=body,
             timeout_ms=branch.timeout_ms,

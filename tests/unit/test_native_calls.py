@@ -67,6 +67,7 @@ def answer(operation: Operation = Operation.FORWARD, **reply: object) -> Answer:
         (Operation.FORWARD, "http://p/do"),
         (Operation.COMMIT, "http://p/commit"),
         (Operation.ROLLBACK, "http://p/undo"),
+        (Operation.QUERY, "http://p/do"),
     ],
 )
 def test_a_step_gets_its_payload_and_the_facts_in_headers(operation: Operation, url: str) -> None:
