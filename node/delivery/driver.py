@@ -36,6 +36,7 @@ from node.delivery.calls import (
     Verdict,
     failed_call,
 )
+from node.delivery.crash_points import CrashPoint, Reach, nowhere
 from node.delivery.due_work import DueWork
 from node.delivery.durations import Durations
 from node.delivery.reports import Reports
@@ -123,8 +124,9 @@ class Driver:
         limits: DriverLimits,
         alerts: Alerts,
         on_damage: Callable[[DamagedStateError], object],
+        reach: Reach = nowhere,
     ) -> None:
-        """`styles` has one for each value of `Global.protocol`."""
+        """`styles` has one for each value of `Global.protocol`; `reach` is for tests."""
         self._engine = engine
         self._reader = engine.machine_store
         self._runtime = runtime
@@ -134,6 +136,7 @@ class Driver:
         self._limits = limits
         self._alerts = alerts
         self._on_damage = on_damage
+        self._reach = reach
         self._fresh_s = engine.settings.election_timeout_min_s
         """Whoever confirmed a leader so lately elects no other."""
         self._reign: Reign | None = None
@@ -216,8 +219,10 @@ class Driver:
         )
         slots = Slots(self._limits.calls, self._limits.calls_per_host)
         reign = Reign(term, DueWork(self._reader), slots, reports)
+        self._reach(CrashPoint.ACCEDED, "", "")
         # Before any report can change what was found.
         self._record_found(reign)
+        self._reach(CrashPoint.FOUND_RECORDED, "", "")
         return reign
 
     def _record_found(self, reign: Reign) -> None:
@@ -236,6 +241,7 @@ class Driver:
             self._timer = None
         if reign is None:
             return
+        self._reach(CrashPoint.RESIGNED, "", "")
         reign.reports.stop()
         for flight in reign.flights.values():
             if flight.cancel is not None:
@@ -252,6 +258,7 @@ class Driver:
         if reign.confirming:
             return
         reign.confirming = True
+        self._reach(CrashPoint.CONFIRMING, "", "")
 
         def confirmed(error: Exception | None) -> None:
             reign.confirming = False
@@ -268,6 +275,7 @@ class Driver:
         expires_at_ms = engine.stamps.elapsed_ms() + int(2_000 * _PROPOSAL_S) + 1_000
         request = encode_request(Request(expires_at_ms, None, tuple(commands)))
         engine.propose_internal(request, engine.now() + _PROPOSAL_S, on_answer)
+        self._reach(CrashPoint.PROPOSED, type(commands[0]).__name__, "")
 
     # --- calling
 
@@ -290,6 +298,7 @@ class Driver:
         self._look_soon()
 
     def _look_when_due(self, reign: Reign, elapsed_ms: int) -> None:
+        self._reach(CrashPoint.WAITING, "", "")
         due_ms = reign.work.next_due_ms()
         if self._timer is not None:
             self._timer.cancel()
@@ -303,6 +312,7 @@ class Driver:
         if row is None or row.due_ms < 0 or row.due_ms > elapsed_ms:
             return  # nothing to do; or the index will tell when there is
         branches = get_branches(self._reader, xid)
+        self._reach(CrashPoint.LOOKED_AT, row.status, "")
         for call in next_calls(row, branches):
             branch = call.branch
             if (xid, branch.branch_id) in reign.flights:
@@ -323,6 +333,7 @@ class Driver:
             return
         flight = Flight(call, branch.attempts, host, self._engine.now())
         reign.flights[row.xid, branch.branch_id] = flight
+        self._reach(CrashPoint.CALL_BEGUN, operation, "")
         if url is None:
             flight.cancel = self._channel.send(
                 row, branch, operation, reign.term,
@@ -338,11 +349,12 @@ class Driver:
             self._answered(reign, row, flight, self._answer(row, call, reply))
 
         flight.cancel = self._sender.send(request, lambda: self._may_call(reign), replied)
+        self._reach(CrashPoint.CALL_SENT, operation, "")
 
     def _request(
         self, row: Global, call: Call, branches: Sequence[Branch], term: int
     ) -> BranchRequest | Answer:
-        """Return how a call is made. One transaction that cannot be put into words stops no other."""
+        """Return how a call is made. What cannot be put into words stops no other."""
         try:
             style = self._styles[row.protocol]
             return style.request_of(row, call.branch, branches, call.operation, term)
@@ -369,6 +381,7 @@ class Driver:
             reign.work.add([row.xid])
             self._look_soon()
             return
+        self._reach(CrashPoint.ANSWERED, operation, answer.verdict)
         self._count(flight, answer)
         self._alerts.consider(row, branch, flight.attempts, answer)
         reign.reporting[row.xid] += 1
@@ -385,6 +398,7 @@ class Driver:
                 attempts=flight.attempts,
             )
         )
+        self._reach(CrashPoint.REPORT_GATHERED, operation, "")
         self._look_soon()
 
     def _count(self, flight: Flight, answer: Answer) -> None:
@@ -400,6 +414,7 @@ class Driver:
         if reign is None:
             return
         for each in batch:
+            self._reach(CrashPoint.TAKEN, each.operation, "")
             reign.flights.pop((each.xid, each.branch_id), None)
             reign.reporting[each.xid] -= 1
             if not reign.reporting[each.xid]:

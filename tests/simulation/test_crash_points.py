@@ -1,0 +1,233 @@
+"""A leader dies at each named point of its work, and no transaction is left half done.
+
+Points of the driver are in `node.delivery.crash_points`. Those of the coordinator are the events of
+timelines: the process dies in the middle of applying the entry in which one happens, or when the
+entry is applied and nobody has been told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from node.consensus.engine import Engine
+from node.delivery.crash_points import CrashPoint, Reach
+from statemachine.transactions.transaction import Transaction
+from tests.simulation.cluster import SimulatedCluster
+from tests.simulation.driving import (
+    Participants,
+    TransactionClients,
+    all_ended,
+    check_transactions,
+)
+from tests.simulation.world import Process, ProcessStopped, World
+
+P = CrashPoint
+
+OF_THE_DRIVER = [
+    (P.ACCEDED, "", ""),
+    (P.FOUND_RECORDED, "", ""),
+    (P.LOOKED_AT, "BEGIN", ""),
+    (P.LOOKED_AT, "COMMITTING", ""),
+    (P.LOOKED_AT, "COMMIT_RETRYING", ""),
+    (P.LOOKED_AT, "ROLLING_BACK", ""),
+    (P.LOOKED_AT, "ROLLBACK_RETRYING", ""),
+    (P.LOOKED_AT, "TIMEOUT_ROLLING_BACK", ""),
+    (P.CALL_BEGUN, "FORWARD", ""),
+    (P.CALL_BEGUN, "COMMIT", ""),
+    (P.CALL_BEGUN, "ROLLBACK", ""),
+    (P.CALL_SENT, "FORWARD", ""),
+    (P.CALL_SENT, "COMMIT", ""),
+    (P.CALL_SENT, "ROLLBACK", ""),
+    (P.ANSWERED, "FORWARD", "DONE"),
+    (P.ANSWERED, "FORWARD", "FAILED"),
+    (P.ANSWERED, "FORWARD", "RETRY"),
+    (P.ANSWERED, "FORWARD", "ONGOING"),
+    (P.ANSWERED, "COMMIT", "DONE"),
+    (P.ANSWERED, "COMMIT", "RETRY"),
+    (P.ANSWERED, "COMMIT", "ONGOING"),
+    (P.ANSWERED, "ROLLBACK", "DONE"),
+    (P.ANSWERED, "ROLLBACK", "RETRY"),
+    (P.ANSWERED, "ROLLBACK", "ONGOING"),
+    (P.REPORT_GATHERED, "FORWARD", ""),
+    (P.REPORT_GATHERED, "COMMIT", ""),
+    (P.REPORT_GATHERED, "ROLLBACK", ""),
+    (P.PROPOSED, "ReportCalls", ""),
+    (P.PROPOSED, "RecordRecoveries", ""),
+    (P.TAKEN, "FORWARD", ""),
+    (P.TAKEN, "COMMIT", ""),
+    (P.TAKEN, "ROLLBACK", ""),
+    (P.WAITING, "", ""),
+    (P.RESIGNED, "", ""),
+]
+
+OF_THE_COORDINATOR = [
+    "BEGIN",
+    "REGISTERED",
+    "PHASE_ONE_DONE",
+    "PHASE_ONE_FAILED",
+    "WITHDRAWN",
+    "COMMITTING",
+    "COMMIT_RETRYING",
+    "PHASE_TWO_COMMIT_FAILED_RETRYABLE",
+    "PHASE_TWO_COMMITTED",
+    "COMMITTED",
+    "ROLLING_BACK",
+    "ROLLBACK_RETRYING",
+    "PHASE_TWO_ROLLBACK_FAILED_RETRYABLE",
+    "PHASE_TWO_ROLLED_BACK",
+    "ROLLED_BACK",
+    "TIMEOUT_ROLLING_BACK",
+    "TIMEOUT_ROLLBACK_RETRYING",
+    "TIMEOUT_ROLLED_BACK",
+    "RECOVERED",
+]
+
+CRASHES = 3
+"""How often the leader of the moment dies at the point."""
+
+_CRASHED = "crashed at "
+
+
+class Crashes:
+    """Ends the process that reaches the point while it leads, and starts it again later."""
+
+    def __init__(self, cluster: SimulatedCluster, *, power_loss: bool) -> None:
+        self.cluster = cluster
+        self.count = 0
+        self._power_loss = power_loss
+        self._not_before = 0.0
+        self._otherwise = cluster.world.on_process_stopped
+        cluster.world.on_process_stopped = self._stopped
+
+    def reached(self, where: str) -> None:
+        """A leader is at the point. Raises: ProcessStopped"""
+        world = self.cluster.world
+        if self.count < CRASHES and world.now >= self._not_before:
+            self.count += 1
+            self._not_before = world.now + 2.0
+            raise ProcessStopped(_CRASHED + where)
+
+    def _stopped(self, process: Process, reason: str) -> None:
+        if not reason.startswith(_CRASHED):
+            self._otherwise(process, reason)
+            return
+        name = process.name
+        self.cluster.kill(name, power_loss=self._power_loss)
+        self.cluster.world.at(0.7, lambda: self.cluster.start(name))
+
+
+def run(
+    arm: Callable[[TransactionClients, Crashes], None], seed: int, *, power_loss: bool
+) -> Counter[str]:
+    """Run a busy cluster whose leaders die; return how its transactions ended. Raises: Violation"""
+    logging.disable(logging.CRITICAL)
+    world = World(seed)
+    cluster = SimulatedCluster(world, 3)
+    participants = Participants(world, trouble=0.5)
+    clients = TransactionClients(cluster, participants, rate_per_s=6.0)
+    crashes = Crashes(cluster, power_loss=power_loss)
+    arm(clients, crashes)
+    clients.start()
+    cluster.start_all()
+    cluster.wait_for_leader()
+    world.run_until(world.now + 4.0)
+    # A leader that is only paused resigns when it wakes, and another one finds what it left.
+    leader = cluster.wait_for_leader().identity.node_id
+    cluster.pause(leader)
+    world.run_until(world.now + 3.0)
+    cluster.resume(leader)
+    world.run_until(world.now + 7.0)
+    clients.running = False
+    participants.healed = True
+    cluster.wait_for(lambda: all_ended(cluster, clients), 60.0, "every transaction has ended")
+    world.run_until(world.now + 7.0)
+    assert crashes.count > 0, "the point was never reached"
+    return check_transactions(cluster, clients)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("point", "what", "outcome"), OF_THE_DRIVER)
+def test_a_driver_dies_and_nothing_is_left_half_done(
+    point: CrashPoint, what: str, outcome: str
+) -> None:
+    def arm(clients: TransactionClients, crashes: Crashes) -> None:
+        def reach_of(_: str) -> Reach:
+            def reach(at: CrashPoint, called: str, came_to: str) -> None:
+                if (at, called, came_to) == (point, what, outcome):
+                    crashes.reached(point)
+
+            return reach
+
+        clients.reach = reach_of
+
+    at = OF_THE_DRIVER.index((point, what, outcome))
+    ended = run(arm, 1_000 + at, power_loss=at % 2 == 0)
+    assert ended["COMMITTED"] > 0
+
+
+@pytest.fixture
+def happenings(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[str], None]]:
+    """Tell whoever is listed of each event, in the middle of applying its entry."""
+    listeners: list[Callable[[str], None]] = []
+    happen = Transaction.happen
+
+    def told(
+        self: Transaction, place: int, event: str, *, branch_id: int = 0, detail: str = ""
+    ) -> None:
+        happen(self, place, event, branch_id=branch_id, detail=detail)
+        for listener in listeners:
+            listener(event)
+
+    monkeypatch.setattr(Transaction, "happen", told)
+    return listeners
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("applied", [False, True], ids=["midst", "applied"])
+@pytest.mark.parametrize("event", OF_THE_COORDINATOR)
+def test_a_coordinator_dies_and_nothing_is_left_half_done(
+    happenings: list[Callable[[str], None]], event: str, applied: bool
+) -> None:
+    def arm(clients: TransactionClients, crashes: Crashes) -> None:
+        applying: list[Engine] = []
+        happened: list[str] = []
+
+        def heard(what: str) -> None:
+            happened.append(what)
+            if not applied:
+                die_if_leading()
+
+        def die_if_leading() -> None:
+            if event in happened and applying[-1].raft.is_leader:
+                crashes.reached(event)
+
+        def watch(engine: Engine) -> None:
+            apply = engine.machine.apply
+
+            def watched(index: int, term: int, payload: bytes):  # type: ignore[no-untyped-def]
+                happened.clear()
+                applying.append(engine)
+                try:
+                    outcomes = apply(index, term, payload)
+                    if applied:
+                        die_if_leading()
+                finally:
+                    applying.pop()
+                return outcomes
+
+            engine.machine.apply = watched  # type: ignore[method-assign]
+
+        happenings.append(heard)
+        clients.on_attached = watch
+
+    at = OF_THE_COORDINATOR.index(event)
+    ended = run(arm, 2_000 + 2 * at + applied, power_loss=at % 2 == 0)
+    assert ended["COMMITTED"] > 0
+
+
+def test_there_are_as_many_points_as_were_promised() -> None:
+    assert len(set(OF_THE_DRIVER)) + 2 * len(set(OF_THE_COORDINATOR)) >= 30
