@@ -66,11 +66,13 @@ class Reports:
         batch: list[ReportedCall] = []
         size = 0
         for each in gathered:
-            size += _FIXED_BYTES + len(each.result) + len(each.failure_message)
-            if batch and (size > self._together_bytes or len(batch) >= GREATEST_TOGETHER):
+            its_size = _FIXED_BYTES + len(each.result) + len(each.failure_message)
+            full = size + its_size > self._together_bytes or len(batch) >= GREATEST_TOGETHER
+            if batch and full:
                 self._send(batch)
                 batch, size = [], 0
             batch.append(each)
+            size += its_size
         if batch:
             self._send(batch)
 

@@ -112,6 +112,7 @@ class Participants:
                     self.violations.append(f"{key} is confirmed and was never tried")
                 effect.confirmed = 1
             case "undo":
+                self._check_undone_after(key)
                 if effect.confirmed:
                     self.violations.append(f"{key} is cancelled after it was confirmed")
                 if effect.done:
@@ -127,6 +128,14 @@ class Participants:
         self._check_order(key)
         effect.done = 1
         return 200
+
+    def _check_undone_after(self, key: tuple[str, str]) -> None:
+        """A step is undone when nothing stands any more that stood on it."""
+        xid, name = key
+        step = name.partition("<")[0]
+        for (other_xid, other), effect in self.effects.items():
+            if other_xid == xid and other.partition("<")[2] == step and effect.stands:
+                self.violations.append(f"{key} was undone before {other}")
 
     def _check_order(self, key: tuple[str, str]) -> None:
         """Steps are named `name<after`: a step runs when the one before it is done."""
