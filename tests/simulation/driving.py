@@ -280,7 +280,7 @@ class TransactionClients:
 
     def start(self) -> None:
         self.running = True
-        self.cluster.on_started = self.attach
+        self.cluster.on_started.append(self.attach)
         self._next()
 
     def attach(self, name: str) -> None:
