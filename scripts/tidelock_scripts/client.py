@@ -103,7 +103,9 @@ class ClusterClient:
             NotDoneError: nobody answered before the deadline.
         """
         try:
-            return await self._persist(_Request("GET", path), via, deadline_s)
+            return await self._persist(
+                _Request("GET", path), via, deadline_s, self._attempt_timeout_s
+            )
         except OutcomeUnknownError as error:
             raise NotDoneError(str(error)) from error
 
@@ -116,20 +118,23 @@ class ClusterClient:
         deadline_s: float = 10.0,
         idempotency_key: str | None = None,
         retry: bool = True,
+        attempt_timeout_s: float | None = None,
     ) -> Answer:
         """Write through `via`; repeat it through the others, under its key, when unknown.
 
         With `retry=False` it is sent at most once: whatever leaves the outcome open is raised.
+        `attempt_timeout_s` is for a request that waits at a node longer than others do.
 
         Raises:
             NotDoneError, OutcomeUnknownError
         """
         key = idempotency_key or new_idempotency_key()
         request = _Request("POST", path, msgspec.json.encode(body), {"Idempotency-Key": key})
+        attempt_timeout_s = attempt_timeout_s or self._attempt_timeout_s
         if retry:
-            return await self._persist(request, via, deadline_s)
+            return await self._persist(request, via, deadline_s, attempt_timeout_s)
         try:
-            answer = await self._attempt(request, via, min(deadline_s, self._attempt_timeout_s))
+            answer = await self._attempt(request, via, min(deadline_s, attempt_timeout_s))
         except _NotSentError as error:
             raise NotDoneError(str(error)) from error
         except _NoAnswerError as error:
@@ -145,7 +150,9 @@ class ClusterClient:
         except (_NotSentError, _NoAnswerError):
             return None
 
-    async def _persist(self, request: _Request, via: str, deadline_s: float) -> Answer:
+    async def _persist(
+        self, request: _Request, via: str, deadline_s: float, attempt_timeout_s: float
+    ) -> Answer:
         nodes = [via, *(node for node in self._addresses if node != via)]
         ends_at = time.monotonic() + deadline_s
         attempts = 0
@@ -155,9 +162,7 @@ class ClusterClient:
             node_id = nodes[attempts % len(nodes)]
             attempts += 1
             try:
-                answer = await self._attempt(
-                    request, node_id, min(remaining_s, self._attempt_timeout_s)
-                )
+                answer = await self._attempt(request, node_id, min(remaining_s, attempt_timeout_s))
             except _NotSentError as error:
                 refused = error
             except _NoAnswerError as error:

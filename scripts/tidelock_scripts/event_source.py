@@ -170,5 +170,9 @@ class Watch:
         async with response:
             async for event in read_events(response, parser):
                 if event.name == "message":
-                    self.messages.append(msgspec.json.decode(event.data))
+                    self.told(event)
                 self.last_id = event.last_id
+
+    def told(self, event: Event) -> None:
+        """Take a message."""
+        self.messages.append(msgspec.json.decode(event.data))

@@ -16,7 +16,7 @@ import pytest
 
 from scripts.tidelock_scripts.chaos.checkers import check_draws
 from scripts.tidelock_scripts.chaos.history import Draw
-from scripts.tidelock_scripts.chaos.workload import draw_timestamps
+from scripts.tidelock_scripts.chaos.oracle_clients import draw_timestamps
 from scripts.tidelock_scripts.client import ClusterClient
 from scripts.tidelock_scripts.cluster_command import bring_up, find_leader
 from scripts.tidelock_scripts.local_cluster import LocalCluster, free_base_port

@@ -14,6 +14,16 @@ from scripts.tidelock_scripts.terminal import Terminal
 
 SECONDS = 30.0
 LONG_SECONDS = 600.0
+LEAST = (
+    ("events", "acknowledged", 100),
+    ("oracle", "acknowledged", 30),
+    ("locks", "granted", 20),
+    ("sequences", "acknowledged", 50),
+    ("vectors", "stored", 50),
+    ("proposals", "COMMITTED", 5),
+    ("watch", "changes told", 1_000),
+)
+"""A run in which a workload does less would mean little."""
 
 
 async def chaos(seconds: float, data_dir: Path) -> ChaosReport:
@@ -27,16 +37,14 @@ async def chaos(seconds: float, data_dir: Path) -> ChaosReport:
 
 
 @pytest.mark.timeout(240)
-async def test_no_event_is_lost_no_timestamp_comes_twice_and_no_read_is_stale_under_faults(
+async def test_nothing_that_clients_of_any_kind_were_told_is_broken_under_faults(
     tmp_path: Path,
 ) -> None:
     report = await chaos(SECONDS, tmp_path / "cluster")
     # A run without faults or without load would pass as well, and mean nothing.
     assert report.faults.total() >= 3
     (only,) = report.rounds
-    assert only.acknowledged >= 100
-    assert only.reads >= 30
-    assert only.draws >= 30
+    assert [name for name, what, least in LEAST if only.figures(name)[what] < least] == []
     assert not (tmp_path / "cluster").exists(), "a run that passed leaves nothing behind"
 
 

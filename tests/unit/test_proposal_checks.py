@@ -98,7 +98,7 @@ def test_a_vote_that_changed_is_found() -> None:
     "wrong",
     [
         replace(decided("p1"), votes={**NONE, "n1": "ACCEPT"}),
-        replace(decided("p1", "REJECTED"), votes=ALL),
+        replace(decided("p1", "REJECTED"), applied_by=frozenset({"n1"})),
         replace(decided("p1", "EXPIRED"), applied_by=frozenset({"n1"})),
         replace(decided("p1"), status="PROPOSED"),
     ],

@@ -15,6 +15,7 @@ import msgspec
 
 from scripts.tidelock_scripts.chaos.nemesis import FAULTS, chosen_faults
 from scripts.tidelock_scripts.chaos.run import ChaosOptions, ChaosReport, run_chaos
+from scripts.tidelock_scripts.chaos.workloads import MIX, WORKLOADS, chosen_workloads
 from scripts.tidelock_scripts.local_cluster import DEFAULT_DATA_DIR, ClusterError
 from scripts.tidelock_scripts.machine import describe_machine
 from scripts.tidelock_scripts.terminal import Terminal
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     begun_at = time.monotonic()
     terminal.line(
         f"{options.nodes} nodes, {options.minutes:g} minutes, seed {options.seed}, "
-        f"faults {', '.join(sorted(chosen_faults(names)))}"
+        f"workload {options.workload}, faults {', '.join(sorted(chosen_faults(names)))}"
     )
     try:
         report = asyncio.run(
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
                     seed=options.seed,
                     faults=names,
                     data_dir=data_dir,
+                    workloads=chosen_workloads(options.workload),
                     nodes=options.nodes,
                     base_port=options.base_port,
                 ),
@@ -85,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--faults", type=fault_names, default=groups, metavar="F,F", help=f"default {groups}"
     )
+    parser.add_argument(
+        "--workload",
+        choices=(*WORKLOADS, MIX),
+        default=MIX,
+        metavar="NAME",
+        help=f"what clients do: {', '.join(WORKLOADS)}; default: {MIX}, all of them",
+    )
     parser.add_argument("--nodes", type=int, default=3, metavar="N", help="default 3")
     parser.add_argument("--data", type=Path, metavar="DIR", help="default: below .tidelock/")
     parser.add_argument("--base-port", type=int, metavar="P", help="default: a free range")
@@ -99,22 +108,20 @@ def _print(report: ChaosReport, terminal: Terminal, data_dir: Path, took_s: floa
         [[name, str(count)] for name, count in sorted(report.faults.items())],
     )
     terminal.line()
-    header = ["round", "writes", "acknowledged", "refused", "unknown", "reads", "draws"]
-    header.append("violations")
     terminal.table(
-        header,
+        ["round", "workload", "acknowledged", "refused", "unknown", "reads", "violations"],
         [
             [
                 done.name,
-                str(done.writes),
-                str(done.acknowledged),
-                str(done.refused),
-                str(done.unknown),
-                str(done.reads),
-                str(done.draws),
-                str(len(done.violations)),
+                each.what,
+                *(
+                    str(each.figures.get(name, 0))
+                    for name in ("acknowledged", "refused", "unknown", "reads")
+                ),
+                str(len(each.violations)),
             ]
             for done in report.rounds
+            for each in done.workloads
         ],
     )
     terminal.line()

@@ -93,9 +93,11 @@ def check_decisions(proposed: Sequence[Proposing], final: Mapping[str, Decided])
 def _against_its_votes(decided: Decided) -> list[Violation]:
     accepted = sum(vote == "ACCEPT" for vote in decided.votes.values())
     majority = len(decided.votes) // 2 + 1
+    # What a majority accepted is rejected all the same when something later was committed before:
+    # whether it was, the search finds out.
     wrong = {
         COMMITTED: accepted < majority,
-        REJECTED: accepted >= majority,
+        REJECTED: bool(decided.applied_by),
         EXPIRED: bool(decided.applied_by),
     }
     if wrong.get(decided.status, True):

@@ -7,29 +7,34 @@ searched stays small however long the run is. All rounds work on one cluster, wh
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from scripts.tidelock_scripts.chaos.checkers import Violation, check_everything
-from scripts.tidelock_scripts.chaos.history import Ending, History, StoredEvent
+from scripts.tidelock_scripts.chaos.checkers import Violation
 from scripts.tidelock_scripts.chaos.nemesis import Nemesis, Scene, chosen_faults
 from scripts.tidelock_scripts.chaos.network import Network
-from scripts.tidelock_scripts.chaos.workload import ATTEMPT_TIMEOUT_S, Workload
+from scripts.tidelock_scripts.chaos.round_clients import (
+    ATTEMPT_TIMEOUT_S,
+    Round,
+    RoundClients,
+)
+from scripts.tidelock_scripts.chaos.watch_clients import Watchers, mark, told_upto
+from scripts.tidelock_scripts.chaos.workloads import WORKLOADS, make_clients
 from scripts.tidelock_scripts.client import ClusterClient
 from scripts.tidelock_scripts.cluster_command import bring_up
-from scripts.tidelock_scripts.events import UnexpectedAnswerError, list_events
+from scripts.tidelock_scripts.events import UnexpectedAnswerError
 from scripts.tidelock_scripts.local_cluster import ClusterError, LocalCluster, free_base_port
 from scripts.tidelock_scripts.terminal import Terminal
 
 GREATEST_ROUND_S = 60.0
-_LISTERS = 8
+_WATCH_HEARTBEAT_MS = 500
+"""A watcher gives up a node that it does not hear for some seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,26 +44,36 @@ class ChaosOptions:
     seed: int
     faults: Sequence[str]
     data_dir: Path
+    workloads: Sequence[str] = WORKLOADS
     nodes: int = 3
     base_port: int | None = None
 
 
 @dataclass(slots=True)
+class WorkloadReport:
+    """What became of the clients of one kind in one round."""
+
+    what: str
+    figures: dict[str, int]
+    violations: list[Violation] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class RoundReport:
     name: str
-    writes: int
-    acknowledged: int
-    refused: int
-    unknown: int
-    retried: int
-    reads: int
-    draws: int
-    stored: int
-    participants: int
-    list_digest: str
-    """SHA-256 over the list of this round's events, the same from every node."""
     checked_in_s: float
-    violations: list[Violation] = field(default_factory=list)
+    changes_told: int
+    """To the one watcher that each round has."""
+    workloads: list[WorkloadReport] = field(default_factory=list)
+
+    def figures(self, what: str) -> dict[str, int]:
+        """Return those of one workload."""
+        (found,) = [each.figures for each in self.workloads if each.what == what]
+        return found
+
+    @property
+    def violations(self) -> list[Violation]:
+        return [violation for each in self.workloads for violation in each.violations]
 
 
 @dataclass(slots=True)
@@ -77,9 +92,10 @@ class ChaosReport:
 
     def findings(self) -> list[str]:
         found = [
-            f"{done.name}: {violation.rule}: {violation.detail}"
+            f"{done.name}, {each.what}: {violation.rule}: {violation.detail}"
             for done in self.rounds
-            for violation in done.violations
+            for each in done.workloads
+            for violation in each.violations
         ]
         return found + ([self.broke_off] if self.broke_off else [])
 
@@ -103,7 +119,10 @@ async def run_chaos(options: ChaosOptions, terminal: Terminal) -> ChaosReport:
     async with Network(plan.places.values()) as network, ClusterClient(
         plan.addresses, attempt_timeout_s=ATTEMPT_TIMEOUT_S
     ) as client:  # fmt: skip
-        environment = {node_id: network.environment(node_id) for node_id in plan.places}
+        heartbeat = {"TIDELOCK_WATCH_HEARTBEAT_MS": str(_WATCH_HEARTBEAT_MS)}
+        environment = {
+            node_id: {**heartbeat, **network.environment(node_id)} for node_id in plan.places
+        }
         cluster = LocalCluster(
             options.data_dir, nodes=plan.size, base_port=plan.base_port, environment=environment
         )
@@ -134,23 +153,31 @@ async def _rounds(
 ) -> None:
     count = max(1, round(options.seconds / GREATEST_ROUND_S))
     for number in range(1, count + 1):
-        name = f"round-{number}"
-        workload = Workload(name, scene.client, scene.network.nodes, options.seed)
+        of_round = Round(f"round-{number}", scene.client, scene.network.nodes, options.seed)
+        clients: list[RoundClients] = []
         try:
-            await _load_and_faults(scene, nemesis, workload, options.seconds / count)
-            done = await _check(scene, workload, terminal)
+            begin = await mark(scene.client, scene.network.nodes[0], of_round.name)
+            addresses = list(scene.cluster.addresses.values())
+            clients = make_clients(options.workloads, of_round, addresses, begin)
+            recorder = Watchers(addresses, 1, begin)
+            recorder.start()
+            try:
+                await _load_and_faults(scene, nemesis, clients, options.seconds / count)
+                done = await _check(scene, of_round, clients, recorder, terminal)
+            finally:
+                await recorder.close()
         except (ClusterError, UnexpectedAnswerError) as error:
-            report.broke_off = f"{name}: {error}"
+            report.broke_off = f"{of_round.name}: {error}"
         else:
             report.rounds.append(done)
             terminal.line(describe_round(done, count))
         if not report.passed:
-            _keep_history(options.data_dir / f"{name}-history.json", workload.history)
+            _keep_histories(options.data_dir / f"{of_round.name}-history.json", clients)
             return
 
 
 async def _load_and_faults(
-    scene: Scene, nemesis: Nemesis, workload: Workload, seconds: float
+    scene: Scene, nemesis: Nemesis, clients: Sequence[RoundClients], seconds: float
 ) -> None:
     async def disturb() -> None:
         try:
@@ -158,99 +185,47 @@ async def _load_and_faults(
             # Recovery is under load as well.
             await scene.recover()
         finally:
-            workload.finish()
+            for each in clients:
+                each.finish()
 
-    await asyncio.gather(workload.run(), disturb())
+    await asyncio.gather(disturb(), *(each.run() for each in clients))
     # What a client gave up on may still be under way; past its deadline it is refused.
     await asyncio.sleep(ATTEMPT_TIMEOUT_S)
 
 
-async def _check(scene: Scene, workload: Workload, terminal: Terminal) -> RoundReport:
-    terminal.progress(f"{workload.name}: listing what every node holds")
+async def _check(
+    scene: Scene,
+    of_round: Round,
+    clients: Sequence[RoundClients],
+    recorder: Watchers,
+    terminal: Terminal,
+) -> RoundReport:
     begun_at = time.monotonic()
-    lists = await _list_everywhere(scene, workload.participants())
-    history = workload.history
-    terminal.progress(f"{workload.name}: checking {len(history.writes)} writes")
-    violations = await asyncio.to_thread(check_everything, history, lists)
-    violations += [Violation("as the contract says", text) for text in workload.unexpected]
-    stored = next(iter(lists.values()))
-    endings = Counter(write.ending for write in history.writes)
-    return RoundReport(
-        name=workload.name,
-        writes=len(history.writes),
-        acknowledged=endings[Ending.ACKNOWLEDGED],
-        refused=endings[Ending.REFUSED],
-        unknown=endings[Ending.UNKNOWN],
-        retried=workload.retried,
-        reads=len(history.reads),
-        draws=len(history.draws),
-        stored=len(stored),
-        participants=len(workload.participants()),
-        list_digest=_digest(stored),
-        checked_in_s=time.monotonic() - begun_at,
-        violations=violations,
-    )
+    end = await mark(scene.client, of_round.nodes[0], f"{of_round.name}-end")
+    await recorder.reach(end)
+    log = told_upto(recorder.watches[0], end)
+    done = RoundReport(of_round.name, 0.0, len(log))
+    for each in clients:
+        terminal.progress(f"{of_round.name}: checking {each.what}")
+        violations = await each.check(scene, log)
+        violations += [Violation("as the contract says", text) for text in each.unexpected]
+        figures = dict(sorted(each.counters.items()))
+        done.workloads.append(WorkloadReport(each.what, figures, violations))
+    done.checked_in_s = time.monotonic() - begun_at
+    return done
 
 
-async def _list_everywhere(
-    scene: Scene, participants: Sequence[str]
-) -> dict[str, list[StoredEvent]]:
-    """Return each node's events of the participants: linearizably, and from its own state.
-
-    The nodes' own states come after the linearizable lists, through the same node, so that they
-    cannot be older than what was acknowledged.
-    """
-    limit = asyncio.Semaphore(_LISTERS)
-
-    async def one(node_id: str, participant: str, consistency: str) -> list[StoredEvent]:
-        async with limit:
-            events = await list_events(
-                scene.client, node_id, nodeId=participant, consistency=consistency
-            )
-        return [
-            StoredEvent(
-                event_id=event["eventId"],
-                participant=event["nodeId"],
-                lamport=event["lamportTimestamp"],
-                unique_id=_unique_id(event),
-            )
-            for event in events
-        ]
-
-    lists: dict[str, list[StoredEvent]] = {}
-    for consistency in ("linearizable", "local"):
-        for node_id in scene.network.nodes:
-            of_each = await asyncio.gather(
-                *(one(node_id, participant, consistency) for participant in participants)
-            )
-            lists[f"{node_id} ({consistency})"] = [event for part in of_each for event in part]
-    return lists
-
-
-def _unique_id(event: Mapping[str, object]) -> str | None:
-    data = event["eventData"]
-    return str(data["id"]) if isinstance(data, dict) and "id" in data else None
-
-
-def _digest(events: Sequence[StoredEvent]) -> str:
-    digest = hashlib.sha256()
-    for event in events:
-        digest.update(
-            f"{event.event_id} {event.participant} {event.lamport} {event.unique_id}\n".encode()
-        )
-    return digest.hexdigest()
-
-
-def _keep_history(path: Path, history: History) -> None:
+def _keep_histories(path: Path, clients: Sequence[RoundClients]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode(history))
+    histories = {each.what: each.history() for each in clients}
+    path.write_bytes(msgspec.json.encode(histories, enc_hook=str))
 
 
 def describe_round(done: RoundReport, count: int) -> str:
-    verdict = f"{len(done.violations)} VIOLATIONS" if done.violations else "no violation"
-    return (
-        f"{done.name} of {count}: {done.writes} writes ({done.acknowledged} acknowledged, "
-        f"{done.refused} refused, {done.unknown} unknown, {done.retried} retried), "
-        f"{done.reads} reads, {done.draws} draws of timestamps, {done.participants} participants: "
-        f"{verdict}"
-    )
+    found = len(done.violations)
+    verdict = f"{found} VIOLATIONS" if found else "no violation"
+    lines = [f"{done.name} of {count}: {done.changes_told} changes in the log: {verdict}"]
+    for each in done.workloads:
+        figures = ", ".join(f"{count} {name}" for name, count in each.figures.items())
+        lines.append(f"  {each.what}: {figures}")
+    return "\n".join(lines)
