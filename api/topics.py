@@ -98,6 +98,7 @@ class Topics:
         return self._changed(command.name, await service.propose(request, body, (command,)))
 
     async def delete(self, request: web.Request) -> Reply:
+        await requests.read_body(request, self._service.settings)
         command = DeleteSubscriber(
             topic=requests.path_name(request, "topic"), name=requests.path_name(request, "name")
         )

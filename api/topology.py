@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Annotated, Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from api import json_text, requests
-from api.cluster import ClusterStatus, Member, NodeStatus
+from api.cluster import ClusterStatus, Member, NodeStatus, StorageFullError
 from api.endpoints import BODY_ERRORS, MEMBERSHIP_ERRORS, Endpoint, Parameter
 from api.errors import Problem
 from api.replies import Reply
 from api.routing import NodeState, RoutingView
 from api.service import Service
 from api.shapes import END, Answer, Body, Name, NodeId
+from statemachine.commands import RecordAction
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Node(Answer, frozen=True, kw_only=True):
@@ -163,9 +168,8 @@ class Topologies:
             peer_address=asked.peer_address,
             api_address=asked.api_address,
         )
-        await service.cluster.add_member(
-            member, timeout_ms=requests.timeout_ms(request, service.settings)
-        )
+        left_ms = await self._record(request, "ADD_MEMBER", member.node_id)
+        await service.cluster.add_member(member, timeout_ms=left_ms)
         admitted = Admitted(
             node_id=member.node_id,
             peer_address=member.peer_address,
@@ -177,18 +181,16 @@ class Topologies:
         service = self._service
         await requests.read_body(request, service.settings)
         node_id = requests.path_name(request, "nodeId")
-        await service.cluster.remove_member(
-            node_id, timeout_ms=requests.timeout_ms(request, service.settings)
-        )
+        left_ms = await self._record(request, "REMOVE_MEMBER", node_id)
+        await service.cluster.remove_member(node_id, timeout_ms=left_ms)
         return service.replies.success(200, Removed(node_id=node_id))
 
     async def transfer(self, request: web.Request) -> Reply:
         service = self._service
         asked = await self._optional(request, self._transfers, TransferBody())
         target = None if asked.target is None else requests.name("target", asked.target)
-        leader = await service.cluster.transfer_leadership(
-            target, timeout_ms=requests.timeout_ms(request, service.settings)
-        )
+        left_ms = await self._record(request, "TRANSFER_LEADERSHIP", target or "")
+        leader = await service.cluster.transfer_leadership(target, timeout_ms=left_ms)
         return service.replies.success(200, Transferred(leader=leader))
 
     async def rejoin(self, request: web.Request) -> Reply:
@@ -202,6 +204,25 @@ class Topologies:
         except LookupError:
             raise Problem("NOT_A_MEMBER", f"{node_id!r} is not a member of the cluster.") from None
         return service.replies.success(200, Rejoined(node_id=node_id, state=state))
+
+    async def _record(self, request: web.Request, action: str, target: str) -> int:
+        """Have the audit log say what is about to be done; return how much time is left for it.
+
+        A cluster that is full takes no record, and may need just this to get room again.
+        """
+        service = self._service
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + requests.timeout_ms(request, service.settings) / 1000
+        command = RecordAction(
+            principal=requests.PRINCIPAL, action=action, target=target, reason=""
+        )
+        try:
+            await service.cluster.propose(
+                (command,), timeout_ms=requests.timeout_ms(request, service.settings)
+            )
+        except StorageFullError:
+            _log.warning("%s of %r is not in the audit log: the cluster is full", action, target)
+        return max(1, round((ends_at - clock()) * 1000))
 
     async def _optional(
         self, request: web.Request, decoder: msgspec.json.Decoder[OptionalT], absent: OptionalT

@@ -10,7 +10,15 @@ import pytest
 
 from statemachine.transactions import locking, participation, row_locks
 from tests.integration.local_cluster import START_MS
-from tests.integration.serving import AUDIT, ROW_LOCKS, TRANSACTIONS, Answered, Api, serving
+from tests.integration.serving import (
+    AUDIT,
+    CLUSTER,
+    ROW_LOCKS,
+    TRANSACTIONS,
+    Answered,
+    Api,
+    serving,
+)
 from tests.integration.transacting import INSTANT, Application
 
 
@@ -451,3 +459,19 @@ async def test_a_record_that_was_changed_is_pointed_at(app: Application) -> None
     store.put(key, value.replace(b"asked to", b"asked no"))
     page = (await app.api.get(AUDIT)).body
     assert (page["intact"], page["firstFault"]) == (False, 1)
+
+
+async def test_changes_of_the_cluster_are_recorded_before_they_are_made(app: Application) -> None:
+    api = app.api
+    member = {"nodeId": "n4", "peerAddress": "10.0.0.4:7200", "apiAddress": "10.0.0.4:7100"}
+    assert (await api.post(f"{CLUSTER}/members", member)).status == 201
+    assert (await api.call("DELETE", f"{CLUSTER}/members/n3")).status == 200
+    assert (await api.post(f"{CLUSTER}/leader/transfer", {"target": "n2"})).status == 200
+    assert (await api.call("DELETE", f"{CLUSTER}/members/n9")).status == 404
+    records = (await api.get(AUDIT)).body["items"]
+    assert [(each["action"], each["target"], each["outcome"]) for each in records] == [
+        ("ADD_MEMBER", "n4", "ASKED"),
+        ("REMOVE_MEMBER", "n3", "ASKED"),
+        ("TRANSFER_LEADERSHIP", "n2", "ASKED"),
+        ("REMOVE_MEMBER", "n9", "ASKED"),
+    ]

@@ -17,6 +17,7 @@ MEMBERS: Final = ("n1", "n2", "n3")
 KEY: Final = "Idempotency-Key"
 
 EXCUSED_CODES: Final = {
+    "UPGRADE_REQUIRED": "a request that asks for no WebSocket gets none",
     "CLOCK_SKEW_TOO_LARGE": "what is too far ahead depends on the cluster's time",
 }
 """Codes that refuse a request which the document allows, each with the reason why it must be so."""
