@@ -17,6 +17,7 @@ from typing import Self
 import msgspec
 
 _STATE_FIELD = 0
+_PROCESSOR_FIELDS = (11, 12)
 _THREADS_FIELD = 17
 _START_FIELD = 19
 
@@ -48,6 +49,15 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
         state = fields[_STATE_FIELD]
         over = state in "ZX" and int(fields[_THREADS_FIELD]) <= 1
         return state if ours and not over else None
+
+    def processor_s(self) -> float:
+        """Return how much processor time it has used; 0 when it is gone."""
+        try:
+            fields = _stat_fields(self.pid)
+        except ProcessLookupError:
+            return 0.0
+        user, system = (int(fields[at]) for at in _PROCESSOR_FIELDS)
+        return (user + system) / os.sysconf("SC_CLK_TCK")
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal; return False when the process is gone."""

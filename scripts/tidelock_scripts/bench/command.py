@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 
 from scripts.tidelock_scripts.bench import (
+    branches,
     conflict,
     failover,
     growth,
@@ -37,12 +38,14 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "locks": locks.locks,
     "vectors": vectors.vectors,
     "transactions": transactions.transactions,
+    "branches": branches.branches,
     "latency": steady.latency,
     "in-process": in_process.in_process,
     "watch": watch.watch,
     "failover": failover.failover,
     "pause": failover.pause,
     "follower": failover.follower,
+    "branch-failover": branches.branch_failover,
     "conflict": conflict.conflict,
     "growth": growth.growth,
 }

@@ -102,6 +102,11 @@ class BenchCluster:
     def followers(self, leader: str) -> list[str]:
         return [node for node in self.cluster.places if node != leader]
 
+    def processor_s(self, node_id: str) -> float:
+        """Return how much processor time a node has used."""
+        process = self.cluster.process(node_id)
+        return 0.0 if process is None else process.processor_s()
+
     async def recover(self) -> None:
         """Start and resume what is down, and return when all are ready and have settled."""
         for node_id in self.cluster.places:
@@ -156,12 +161,17 @@ def _event(participant: str) -> dict[str, object]:
     return {"nodeId": participant, "eventType": "ORDER_PAID", "eventData": _EVENT_DATA}
 
 
-@contextlib.asynccontextmanager
-async def echo_server() -> AsyncIterator[int]:
+def echo_server() -> contextlib.AbstractAsyncContextManager[int]:
     """Run the yardstick in a process of its own and give its port."""
+    return side_server(echo.__name__)
+
+
+@contextlib.asynccontextmanager
+async def side_server(module: str) -> AsyncIterator[int]:
+    """Run a server that prints its port and ends with its standard input; give the port."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-m", echo.__name__),
+        *("-P", "-m", module),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
