@@ -32,6 +32,8 @@ IpNetwork = IPv4Network | IPv6Network
 
 GREATEST_URL_LENGTH: Final = 2_048
 
+_GREATEST_KNOWN: Final = 1_000
+
 _URL: Final = re.compile(r"(?i:https?)://([^/?#\\]+)(?:[/?#][!-\[\]-~]*)?")
 """Visible ASCII without backslashes, which some read as slashes."""
 _AUTHORITY: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]{1,5})?")
@@ -118,6 +120,8 @@ class Destinations:
         self._listed = frozenset(own)
         self._own = self._listed
         self._is_local = is_local_address if is_local is None else is_local
+        self._targets: dict[str, Target] = {}
+        """What may be called, as it was judged: most calls go where others went."""
 
     def _allow(self, entry: str) -> None:
         name = entry.lower().removesuffix(".")
@@ -138,6 +142,7 @@ class Destinations:
     def set_members(self, addresses: Iterable[HostPort]) -> None:
         """Take note of who belongs to the cluster now."""
         self._own = self._listed.union(addresses)
+        self._targets.clear()
 
     # --- what is written
 
@@ -147,9 +152,15 @@ class Destinations:
 
     def target(self, url: str) -> Target:
         """Return where a URL leads. Raises: DestinationRefusedError"""
+        known = self._targets.get(url)
+        if known is not None:
+            return known
         found = self._judge(url)
         if isinstance(found, str):
             raise DestinationRefusedError(f"the URL {found}")
+        if len(self._targets) >= _GREATEST_KNOWN:
+            self._targets.clear()
+        self._targets[url] = found
         return found
 
     def _judge(self, url: str) -> Target | str:

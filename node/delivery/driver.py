@@ -394,12 +394,17 @@ class Driver:
                 result=answer.result,
                 failure_type=answer.failure_type[:100],
                 failure_message=answer.failure_message[:GREATEST_DETAIL],
-                jitter_permille=int(self._runtime.random() * 500),
+                jitter_permille=self._jitter_permille(answer.verdict),
                 attempts=flight.attempts,
             )
         )
         self._reach(CrashPoint.REPORT_GATHERED, operation, "")
         self._look_soon()
+
+    def _jitter_permille(self, verdict: Verdict) -> int:
+        """Return how much of the next interval is left out, so that not all come at once."""
+        final = verdict in (Verdict.DONE, Verdict.FAILED)
+        return 0 if final else int(self._runtime.random() * 500)
 
     def _count(self, flight: Flight, answer: Answer) -> None:
         counters = self.counters

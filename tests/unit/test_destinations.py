@@ -7,7 +7,12 @@ from ipaddress import ip_address
 import pytest
 
 from api.destinations import header_objection
-from node.delivery.destinations import Destinations, IpAddress, is_local_address
+from node.delivery.destinations import (
+    DestinationRefusedError,
+    Destinations,
+    IpAddress,
+    is_local_address,
+)
 
 CLUSTER = [
     *(("127.0.0.1", 7100 + number) for number in (1, 2, 3)),
@@ -167,6 +172,15 @@ def test_members_that_joined_later_are_not_called_either() -> None:
     assert "cluster itself" in str(found.address_objection("10.0.0.4", 7101))
     assert found.own_names(7101) == ["tc-4.internal"]
     assert found.objection("http://tc-4.internal:80/") is None
+
+
+def test_what_was_called_before_is_judged_again_once_the_members_have_changed() -> None:
+    found = destinations("*", own=[])
+    url = "http://tc-4.internal:7101/"
+    assert found.target(url) is found.target(url)
+    found.set_members([("tc-4.internal", 7101)])
+    with pytest.raises(DestinationRefusedError, match="cluster itself"):
+        found.target(url)
 
 
 @pytest.mark.parametrize("entry", ["", "http://a", "a/b", "10.0.0.1/8", "*.", "a b", "*x"])
