@@ -38,10 +38,27 @@ def test_nodes_that_the_cluster_names_are_asked_too_and_those_that_are_ill_last(
     assert asked(nodes) == [1, 3]
 
 
-@pytest.mark.parametrize("addresses", [[], "http://a:1", ["ftp://a:1"], ["http://"]])
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        *([], "http://a:1", ["ftp://a:1"], ["http://"], ["a b:1"], ["http://a:99999"], [""]),
+        *(["http://a:1/path"], ["http://a:1?query"], ["http://user:password@a:1"], ["a:1", "b c"]),
+    ],
+)
 def test_what_is_no_list_of_addresses_is_refused(addresses: list[str]) -> None:
     with pytest.raises(ValueError, match="address"):
         Nodes(addresses)
+
+
+def test_a_password_in_an_address_is_not_repeated() -> None:
+    with pytest.raises(ValueError, match="token=") as refused:
+        Nodes(["http://user:secret@a:1"])
+    assert "secret" not in str(refused.value)
+
+
+def test_addresses_are_understood_in_all_their_forms() -> None:
+    given = ["http://a:1/", "b:2", "https://c", "[::1]:4", "http://127.0.0.1", "名.example:6"]
+    assert asked(Nodes(given)) == [1, 2, 443, 4, 80, 6]
 
 
 def test_keys_are_uuids_of_version_7() -> None:

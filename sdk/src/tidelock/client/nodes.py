@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -14,6 +15,8 @@ AVOIDED_S: Final = 2.0
 """How long a node that failed is asked last."""
 
 GREATEST_NODES: Final = 64
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?")
 
 
 class Nodes:
@@ -89,7 +92,8 @@ def origin(address: str, scheme: str) -> URL:
     """Return the URL that an address, with or without its scheme, is. Raises: ValueError."""
     try:
         url = URL(address if "://" in address else f"{scheme}://{address}")
-        usable = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+        is_host = _HOST.fullmatch(url.raw_host or "") is not None
+        usable = url.scheme in ("http", "https") and is_host and url.port is not None
     except (ValueError, TypeError):
         usable = False
     if "@" in str(address):

@@ -175,10 +175,12 @@ class Transport:
         if not call.waits:
             told_ms = min(GREATEST_TIMEOUT_MS, max(1, int(patience_s * 1000)))
             sent["Tidelock-Timeout-Ms"] = str(told_ms)
+        total_s = min(remaining_s, patience_s + _GRACE_S)
         timeout = aiohttp.ClientTimeout(
-            total=min(remaining_s, patience_s + _GRACE_S),
-            # A place in the pool, and a connection.
-            connect=patience_s,
+            total=total_s,
+            # For a place in the pool and a connection: a little less, so that it is known that
+            # nothing was sent.
+            connect=total_s * 0.95,
             sock_connect=min(_CONNECT_S, patience_s),
         )
         target = URL(f"{url}{call.path}", encoded=True)
