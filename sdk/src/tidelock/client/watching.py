@@ -183,14 +183,18 @@ class Watching:
         """
         if event.name == "compacted":
             _refuse(Received(410, {}, event.data.encode()))
+            raise ValueError("it is not said from where on changes are kept")
         applied = None
         if event.name == "message":
             applied = msgspec.json.decode(event.data, type=Applied)
             if applied.id != event.id or not _is_behind(event.id, self._last_id):
                 raise ValueError("what is told does not follow on what was told")
-        if event.id:
-            _position(event.id)
-            self._last_id = event.id
+        elif event.name != "position" or not event.id:
+            return None
+        elif self._last_id and _position(event.id) < _position(self._last_id):
+            raise ValueError("it goes back")
+        _position(event.id)
+        self._last_id = event.id
         return applied
 
 
