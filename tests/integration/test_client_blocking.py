@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sys
+import time
 import warnings
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Any
+from unittest import mock
 
 import pytest
 
-from tests.integration.serving import serving
-from tidelock.client import BlockingClient
+from tests.integration.serving import Api, serving
+from tidelock.client import BlockingClient, Client
 from tidelock.errors import ClientClosedError, InvalidRequestError
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with serving() as served:
+        yield served
 
 
 async def test_threads_share_a_client_that_blocks() -> None:
@@ -57,6 +69,76 @@ async def test_a_thread_that_waits_is_told_that_the_client_was_closed() -> None:
 
     async with serving() as api:
         await asyncio.to_thread(work, api.port)
+
+
+PROGRAM = """
+import sys
+from tidelock.client import BlockingClient
+
+with BlockingClient([sys.argv[1]], discover=False) as client:
+    print("begins", flush=True)
+    with client.lock("l", ttl_ms=60_000, wait_ms=60_000):
+        print("entered", flush=True)
+"""
+
+
+async def test_a_program_that_is_interrupted_while_it_waits_leaves_the_queue(api: Api) -> None:
+    async with Client([f"127.0.0.1:{api.port}"], discover=False) as client:
+        await client.locks.acquire("l", "a", ttl_ms=60_000)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROGRAM, f"127.0.0.1:{api.port}"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(20):
+            while (await client.locks.get("l")).queue_length == 0:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, err = await process.communicate()
+        assert out == b"begins\n"
+        assert err.rstrip().endswith(b"KeyboardInterrupt")
+        assert (await client.locks.get("l")).queue_length == 0
+
+
+async def test_an_interruption_in_the_moment_of_the_grant_gives_the_lock_back() -> None:
+    def work(port: int) -> None:
+        address = f"127.0.0.1:{port}"
+        with BlockingClient([address], discover=False) as client:
+            lock = client.lock("l", ttl_ms=60_000)
+            run = lock._engine.run
+
+            def interrupted(work: Coroutine[Any, Any, object]) -> None:
+                run(work)
+                raise KeyboardInterrupt
+
+            patched = mock.patch.object(lock._engine, "run", interrupted)
+            with patched, pytest.raises(KeyboardInterrupt):
+                lock.__enter__()
+            ends_at = time.monotonic() + 10
+            while client.run(lambda c: c.locks.get("l")).holder is not None:
+                assert time.monotonic() < ends_at
+
+    async with serving() as api:
+        await asyncio.to_thread(work, api.port)
+
+
+async def test_an_asyncio_client_of_the_parent_says_so_in_the_child() -> None:
+    async with serving() as api, Client([f"127.0.0.1:{api.port}"], discover=False) as client:
+        await client.timestamp()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                asyncio.run(client.sequences.next("s"))
+            except RuntimeError as error:
+                status = 0 if "fork" in str(error) else 2
+            finally:
+                os._exit(status)
+        _, ended = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(ended) == 0
+        await client.timestamp()
 
 
 async def test_a_child_process_has_connections_of_its_own() -> None:

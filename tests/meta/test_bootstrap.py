@@ -210,3 +210,22 @@ def test_two_scripts_at_once_make_one_environment(machine: Machine) -> None:
     done = machine.run("bootstrap & first=$!; bootstrap & second=$!; wait $first; wait $second")
     assert done.returncode == 0, done.stderr
     assert len(machine.syncs()) == 1
+
+
+def test_the_lock_file_is_what_uv_makes_of_the_projects() -> None:
+    """One that was edited by hand, or forgotten, installs something else than what is asked for."""
+    script = """
+        . scripts/_bootstrap; _prepare_surroundings
+        uv="$(_find_uv)" || exit 77
+        exec "$uv" lock --check --offline --python "$TIDELOCK_PYTHON"
+    """
+    checked = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if checked.returncode == 77:
+        pytest.skip("uv, which made the environment, is gone")
+    assert checked.returncode == 0, f"run `uv lock` and commit what it writes: {checked.stderr}"

@@ -180,7 +180,7 @@ def say_released(transport: Transport, name: str, owner: str, fencing_token: int
 
 def say(transport: Transport, path: str, body: Mapping[str, object], answer: type[object]) -> None:
     """POST something that may be done twice, in the background."""
-    wanted = Call(method="POST", path=path, body=encode(body))
+    wanted = Call(method="POST", path=path, body=encode(body), hurries=True)
     transport.farewells.say(
         lambda: call(
             transport, wanted, JsonOf(answer), timeout_ms=FAREWELL_TIMEOUT_MS, farewell=True

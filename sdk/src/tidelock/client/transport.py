@@ -33,6 +33,8 @@ _GRACE_S: Final = 0.25
 _WAITING_S: Final = 5.0
 """How long one node is left to wait, before another one is asked to go on with the wait."""
 
+_HURRY_S: Final = 0.5
+
 _CONNECT_S: Final = 1.0
 _KEPT_S: Final = 30.0
 
@@ -63,6 +65,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """Of a write: a repetition under its key gets the first answer."""
     waits: bool = False
     """The node may answer late, and going away does not end the wait: it is told no deadline."""
+    hurries: bool = False
+    """Somebody who leaves says it: a node that does not answer at once is passed over."""
     asks_once: bool = False
     """What a node says holds for itself: it is not asked again."""
 
@@ -169,8 +173,7 @@ class Transport:
         Raises:
             NotSentError, NoAnswerError
         """
-        longest_s = _WAITING_S if call.waits else self.attempt_timeout_ms / 1000
-        patience_s = min(remaining_s, longest_s)
+        patience_s = min(remaining_s, self._longest_s(call))
         sent = {**headers, **self.access.headers(), "Accept-Encoding": "identity"}
         if not call.waits:
             told_ms = min(GREATEST_TIMEOUT_MS, max(1, int(patience_s * 1000)))
@@ -198,6 +201,13 @@ class Transport:
             raise NotSentError(f"{url}: {error}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise NoAnswerError(f"{url}: {type(error).__name__} {error}".rstrip()) from None
+
+    def _longest_s(self, call: Call) -> float:
+        """How long one node may take."""
+        if call.waits:
+            return _WAITING_S
+        regular_s = self.attempt_timeout_ms / 1000
+        return min(regular_s, _HURRY_S) if call.hurries else regular_s
 
 
 async def received(response: aiohttp.ClientResponse) -> Received:
