@@ -60,15 +60,20 @@ class BranchInput(enum.StrEnum):
 
 
 def _driven(
-    decided: G, retrying: G, *, done: G, failed: G, given_up: G
+    decided: G, retrying: G, *, done: G, failed: G, given_up: G, forced: GlobalInput
 ) -> dict[tuple[G, GlobalInput], G]:
-    """What becomes of a decision while its branches are being told."""
+    """What becomes of a decision while its branches are being told.
+
+    An operator ends what would be retried for ever.
+    """
     rows: dict[tuple[G, GlobalInput], G] = {}
     for status in (decided, retrying):
         rows[status, GlobalInput.ALL_ENDED] = done
         rows[status, GlobalInput.RETRY] = retrying
         rows[status, GlobalInput.FAIL] = failed
         rows[status, GlobalInput.GIVE_UP] = given_up
+    rows[retrying, forced] = done
+    rows[retrying, GlobalInput.FORGET] = G.FINISHED
     return rows
 
 
@@ -94,6 +99,7 @@ GLOBAL_TRANSITIONS: Final[dict[tuple[G, GlobalInput], G]] = {
         done=G.COMMITTED,
         failed=G.COMMIT_FAILED,
         given_up=G.COMMIT_RETRY_TIMEOUT,
+        forced=GlobalInput.FORCE_COMMIT,
     ),
     **_driven(
         G.ASYNC_COMMITTING,
@@ -101,6 +107,7 @@ GLOBAL_TRANSITIONS: Final[dict[tuple[G, GlobalInput], G]] = {
         done=G.COMMITTED,
         failed=G.COMMIT_FAILED,
         given_up=G.COMMIT_RETRY_TIMEOUT,
+        forced=GlobalInput.FORCE_COMMIT,
     ),
     **_driven(
         G.ROLLING_BACK,
@@ -108,6 +115,7 @@ GLOBAL_TRANSITIONS: Final[dict[tuple[G, GlobalInput], G]] = {
         done=G.ROLLED_BACK,
         failed=G.ROLLBACK_FAILED,
         given_up=G.ROLLBACK_RETRY_TIMEOUT,
+        forced=GlobalInput.FORCE_ROLLBACK,
     ),
     **_driven(
         G.TIMEOUT_ROLLING_BACK,
@@ -115,6 +123,7 @@ GLOBAL_TRANSITIONS: Final[dict[tuple[G, GlobalInput], G]] = {
         done=G.TIMEOUT_ROLLED_BACK,
         failed=G.TIMEOUT_ROLLBACK_FAILED,
         given_up=G.ROLLBACK_RETRY_TIMEOUT,
+        forced=GlobalInput.FORCE_ROLLBACK,
     ),
     **_stuck(
         G.COMMIT_FAILED,

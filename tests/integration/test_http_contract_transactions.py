@@ -481,6 +481,28 @@ async def test_an_operator_ends_what_cannot_end_by_itself(
     assert f"{action} by " in str(shown["timeline"])
 
 
+@pytest.mark.parametrize(
+    ("commits", "action", "end"),
+    [
+        (True, "FORCE_COMMIT", "COMMITTED"),
+        (False, "FORCE_ROLLBACK", "ROLLED_BACK"),
+        (True, "FORGET", "FINISHED"),
+    ],
+)
+async def test_an_operator_ends_what_would_be_retried_for_ever(
+    app: Application, commits: bool, action: str, end: str
+) -> None:
+    xid = await app.begin()
+    branch = await app.register(xid, "a", mode="TCC")
+    await app.report(xid, branch.body["branchId"])
+    await (app.commit if commits else app.roll_back)(xid, waitMs=0)
+    assert (await app.operate(xid, action)).code == "OPERATION_NOT_POSSIBLE"
+    await app.told(xid, "RETRY")
+    assert status(await app.operate(xid, action)) == end
+    shown = await app.show(xid)
+    assert (shown["locks"], app.calls(xid)) == ([], [])
+
+
 @pytest.mark.parametrize(("commits", "action"), [(True, "FORCE_ROLLBACK"), (False, "FORCE_COMMIT")])
 async def test_no_operator_reverses_a_decision(
     app: Application, commits: bool, action: str
