@@ -6,9 +6,8 @@ commit or to the rollback that was decided, never to another decision.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from api import requests
@@ -16,22 +15,13 @@ from api.endpoints import CONSISTENCY, PAGE, READ_ERRORS, Endpoint, Parameter
 from api.replies import Reply
 from api.service import Service
 from api.shapes import Answer, Page
+from api.xids import Xid, query_xid
 from statemachine.store import Reader
 from statemachine.transactions.recovery import Found, list_recoveries
-from statemachine.transactions.rows import GREATEST_XID_BYTES, Happening, get_global, get_timeline
+from statemachine.transactions.rows import Happening, get_global, get_timeline
 
 GREATEST_ACTIONS: Final = 100
 """Of a record; the transaction's timeline has all of them."""
-
-Xid = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=GREATEST_XID_BYTES,
-        description="The transaction's id.",
-        examples=["127.0.0.1:7101:42"],
-    ),
-]
 
 
 class FoundBranch(Answer, frozen=True, kw_only=True):
@@ -85,7 +75,7 @@ class Recoveries:
 
     async def list(self, request: web.Request) -> Reply:
         limit, cursor = requests.page(request)
-        xid = request.query.get("xid")
+        xid = query_xid(request)
         view = await self._service.view(request)
         found, next_cursor = list_recoveries(view.reader, xid=xid, cursor=cursor, limit=limit)
         items = [_record(view.reader, each) for each in found]

@@ -7,13 +7,12 @@ from aiohttp import web
 
 from api import json_text, requests
 from api.endpoints import BODY_ERRORS, CONSISTENCY, PAGE, READ_ERRORS, Endpoint, Parameter
-from api.errors import refuse_field
 from api.replies import Reply
 from api.row_keys import LockKeys, LockMode, ResourceId, resource, row_locks
 from api.service import Service
 from api.shapes import Answer, Body, Page
 from api.transaction_views import LockedRow, RowHolder, holder_of, row_of
-from api.xids import Xid, is_xid
+from api.xids import Xid, query_xid
 from statemachine.transactions import row_locks as locks
 from statemachine.transactions.listing import list_rows
 
@@ -73,11 +72,9 @@ class RowLocks:
 
     async def list(self, request: web.Request) -> Reply:
         limit, cursor = requests.page(request)
-        resource_id, xid = request.query.get("resourceId"), request.query.get("xid")
+        resource_id, xid = request.query.get("resourceId"), query_xid(request)
         if resource_id is not None:
             resource("resourceId", resource_id)
-        if xid is not None and not is_xid(xid):
-            refuse_field("xid", "is none that a transaction can have")
         view = await self._service.view(request)
         rows, next_cursor = list_rows(
             view.reader, resource_id=resource_id, xid=xid, cursor=cursor, limit=limit

@@ -68,8 +68,12 @@ class XidPrefixes:
         return self._known
 
 
-def is_xid(text: str) -> bool:
-    return _XID.match(text) is not None
+def query_xid(request: web.Request) -> str | None:
+    """Return the xid that a list is asked for, None when it is not."""
+    xid = request.query.get("xid")
+    if xid is not None and _XID.match(xid) is None:
+        refuse_field("xid", "is none that a transaction can have")
+    return xid
 
 
 def path_xid(request: web.Request) -> str:
