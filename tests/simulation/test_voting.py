@@ -7,6 +7,8 @@ from collections import Counter
 
 import pytest
 
+from node.consensus.admission import REMOVE
+from statemachine.stored_proposals import owed_ballots
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.faults import Faults
 from tests.simulation.housekeeping import SimulatedHousekeeping
@@ -51,3 +53,30 @@ def test_votes_and_decisions_agree_on_all_nodes_whatever_goes_wrong(seed: int) -
     # A run in which nothing is committed, or nothing refused, would prove little.
     assert told["proposals_COMMITTED"] > 0
     assert told["proposals_REJECTED"] > 0
+
+
+def test_a_voter_that_was_removed_is_not_waited_for() -> None:
+    """Seeds 101, 299, 347 and 611 waited for it. What it did not say stays PENDING."""
+    world = World(1)
+    cluster = SimulatedCluster(world, 4)
+    SimulatedHousekeeping(cluster)
+    clients = ProposalClients(cluster)
+    cluster.start_all()
+    leader = cluster.wait_for_leader()
+    gone = next(name for name in cluster.names if name != leader.identity.node_id)
+    cluster.kill(gone)
+    clients.start()
+    world.run_until(world.now + 3.0)
+    clients.stop()
+    leader = cluster.wait_for_leader()
+    cluster.run_as(
+        leader.identity.node_id,
+        lambda: leader.admission.ask(REMOVE, gone, leader.now() + 5.0, lambda *_: None, gone, gone),
+    )
+    cluster.wait_for(
+        lambda: not cluster.is_member(gone) and everything_is_said(cluster),
+        HEALED_WITHIN_S,
+        "every proposal is decided without the one who was removed",
+    )
+    assert owed_ballots(leader.machine_store, gone, limit=1)
+    check_proposals(cluster, clients)

@@ -20,7 +20,8 @@ from scripts.tidelock_scripts.local_cluster import DEFAULT_DATA_DIR, ClusterErro
 from scripts.tidelock_scripts.machine import describe_machine
 from scripts.tidelock_scripts.terminal import Terminal
 
-_SHOWN_FINDINGS = 10
+_SHOWN_FINDINGS = 3
+"""Of each workload."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,10 +130,11 @@ def _print(report: ChaosReport, terminal: Terminal, data_dir: Path, took_s: floa
         terminal.line(terminal.good(f"passed in {took_s:.0f} s: no violation"))
         return
     findings = report.findings()
-    for finding in findings[:_SHOWN_FINDINGS]:
+    shown = report.findings(of_each=_SHOWN_FINDINGS)
+    for finding in shown:
         terminal.line(f"- {finding}")
-    if len(findings) > _SHOWN_FINDINGS:
-        terminal.line(f"  and {len(findings) - _SHOWN_FINDINGS} more")
+    if len(findings) > len(shown):
+        terminal.line(f"  and {len(findings) - len(shown)} more")
     terminal.line(terminal.bad(f"FAILED with seed {report.seed}"))
     terminal.line(f"data, logs and the failed round's history are in {data_dir}")
 

@@ -90,12 +90,13 @@ class ChaosReport:
     def passed(self) -> bool:
         return self.broke_off is None and not any(done.violations for done in self.rounds)
 
-    def findings(self) -> list[str]:
+    def findings(self, *, of_each: int | None = None) -> list[str]:
+        """Return what was found, or only the first findings of each workload."""
         found = [
             f"{done.name}, {each.what}: {violation.rule}: {violation.detail}"
             for done in self.rounds
             for each in done.workloads
-            for violation in each.violations
+            for violation in each.violations[:of_each]
         ]
         return found + ([self.broke_off] if self.broke_off else [])
 
