@@ -33,6 +33,7 @@ from node.data_directory import DataDirectory
 from node.delivery.delivery import Delivery, DeliveryCollector
 from node.delivery.destinations import Destinations, HostPort
 from node.failure_detector import Comparison, Verdict
+from node.gateways import gateway_addresses, serve_dtm
 from node.health import HealthMonitor, HttpProbe
 from node.housekeeping import Housekeeping
 from node.metrics import EngineCollector
@@ -133,7 +134,9 @@ class Process:
         metrics = Metrics()
         metrics.registry.register(EngineCollector(engine, storage))
         metrics.registry.register(DeliveryCollector(delivery))
-        runner = await self._serve_api(cluster, monitor, metrics)
+        settings = self._api_settings()
+        served = [await self._serve_api(cluster, settings, monitor, metrics)]
+        served += await serve_dtm(config, cluster, settings, metrics)
         for each in work:
             each.start()
         companion = asyncio.create_task(self._companion(cluster)) if self._companion else None
@@ -149,7 +152,8 @@ class Process:
         for each in reversed(work):
             await each.close()
         await probe.close()
-        await runner.cleanup()
+        for runner in reversed(served):
+            await runner.cleanup()
         engine.stop()
         disk.close()
         storage.close()
@@ -213,11 +217,9 @@ class Process:
         )
         return engine, links
 
-    async def _serve_api(
-        self, cluster: EngineCluster, monitor: HealthMonitor, metrics: Metrics
-    ) -> web.AppRunner:
+    def _api_settings(self) -> ApiSettings:
         http, watch, channels = self._config.http, self._config.watch, self._config.channels
-        settings = ApiSettings(
+        return ApiSettings(
             greatest_body_bytes=http.max_body_bytes,
             greatest_header_bytes=http.max_header_bytes,
             greatest_headers=http.max_headers,
@@ -234,6 +236,14 @@ class Process:
             channel_grace_s=channels.grace_ms / 1000,
             destinations=self._destinations,
         )
+
+    async def _serve_api(
+        self,
+        cluster: EngineCluster,
+        settings: ApiSettings,
+        monitor: HealthMonitor,
+        metrics: Metrics,
+    ) -> web.AppRunner:
         runner = ApiRunner(build_app(cluster, settings, monitor, metrics))
         await runner.setup()
         address = self._config.node.api_address
@@ -243,11 +253,13 @@ class Process:
     def _members_changed(self, monitor: HealthMonitor, record: Configuration) -> None:
         members = (*record.voters, *record.learners)
         reached = [text for each in members for text in (each.api_address, each.peer_address)]
-        self._destinations.set_members(
+        own = [
             (host.removeprefix("[").removesuffix("]"), int(port))
             for host, _, port in (text.rpartition(":") for text in reached)
             if port.isascii() and port.isdigit()
-        )
+        ]
+        own += gateway_addresses(self._config, [host for host, _ in own])
+        self._destinations.set_members(own)
         overrides = self._config.cluster.api_dial_overrides
         monitor.set_members(
             {
@@ -273,7 +285,7 @@ class Process:
 def own_addresses(config: Config) -> list[HostPort]:
     """Return where this cluster is reached, by whatever way: no branch is called there."""
     node, cluster = config.node, config.cluster
-    return [
+    own = [
         host_and_port(address)
         for address in (
             node.api_address,
@@ -285,6 +297,7 @@ def own_addresses(config: Config) -> list[HostPort]:
             *cluster.api_dial_overrides.values(),
         )
     ]
+    return own + gateway_addresses(config, [host for host, _ in own])
 
 
 def host_and_port(address: Address) -> HostPort:

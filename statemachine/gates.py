@@ -74,6 +74,14 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.PutSubscriber: 1,
     commands.DeleteSubscriber: 1,
     commands.DeleteTopic: 1,
+    commands.PrepareDtm: 1,
+    commands.SubmitDtm: 1,
+    commands.AbortDtm: 1,
+    commands.StopDtm: 1,
+    commands.HastenDtm: 1,
+    commands.RegisterDtmBranch: 1,
+    commands.RecordDtmProgress: 1,
+    commands.HastenAllDtm: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

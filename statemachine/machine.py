@@ -520,6 +520,17 @@ class Machine:
                 | commands.DeleteTopic()
             ):
                 return self._coordinator.execute_message(command, place)
+            case (
+                commands.PrepareDtm()
+                | commands.SubmitDtm()
+                | commands.AbortDtm()
+                | commands.StopDtm()
+                | commands.HastenDtm()
+                | commands.RegisterDtmBranch()
+                | commands.RecordDtmProgress()
+                | commands.HastenAllDtm()
+            ):
+                return self._coordinator.execute_dtm(command, place)
             case commands.SetTransactionRetention():
                 return self._coordinator.set_retention(command)
             case commands.RecordAction():

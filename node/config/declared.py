@@ -33,17 +33,28 @@ class Setting:
     @property
     def variable(self) -> str:
         """The environment variable that overrides it."""
-        return f"{ENVIRONMENT_PREFIX}{self.section}_{self.name}".upper()
+        return environment_name(f"{self.section}_{self.name}")
 
     @property
     def has_default(self) -> bool:
         return self.default is not dataclasses.MISSING
 
 
+def environment_name(key: str) -> str:
+    """Return the variable of a setting, or how those of a section begin."""
+    return f"{ENVIRONMENT_PREFIX}{key}".upper().replace(".", "_")
+
+
 @functools.cache
 def sections() -> dict[str, type]:
     """Section name to the dataclass of its settings, in the order of the documents."""
-    return typing.get_type_hints(Config)
+    declared = typing.get_type_hints(Config)
+    return {name.replace("_", "."): kind for name, kind in declared.items()}
+
+
+def field_of(section: str) -> str:
+    """Return the field of `Config` that holds a section: `gateways_dtm` of `gateways.dtm`."""
+    return section.replace(".", "_")
 
 
 @functools.cache

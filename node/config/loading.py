@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from node.config.declared import sections
+from node.config.declared import field_of, sections, settings
 from node.config.identity import IsLocal, is_local_host, resolve_node
 from node.config.problems import ConfigError, Problem
 from node.config.reading import (
@@ -85,7 +85,7 @@ def _build(draft: Draft, base: Path, is_local: IsLocal) -> Config:
         }
         if declared is ClusterConfig:
             given.setdefault("nodes", ())
-        built[section] = declared(**given)
+        built[field_of(section)] = declared(**given)
     return Config(**built)
 
 
@@ -102,7 +102,8 @@ def _broken_rules(draft: Draft, config: Config) -> list[Problem]:
 
 def _declared_key(key: str) -> str:
     """`cluster.nodes` of `cluster.nodes[2].api`, `cluster.dial_overrides` of what lies below."""
-    return ".".join(key.partition("[")[0].split(".")[:2])
+    parts = key.partition("[")[0].split(".")
+    return ".".join(parts[: 3 if ".".join(parts[:3]) in settings() else 2])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

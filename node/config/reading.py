@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from node.config.declared import ENVIRONMENT_PREFIX, Setting, sections, settings
+from node.config.declared import Setting, environment_name, sections, settings
 from node.config.peer_list import is_peer_list, read_peer_list
 from node.config.problems import Problem
 from node.config.values import (
@@ -91,7 +91,7 @@ def read_file(draft: Draft, path: Path) -> None:
 def read_environment(draft: Draft, environ: Mapping[str, str], base: Path) -> None:
     """Take `TIDELOCK_<SECTION>_<KEY>`; other variables of that prefix are not ours to judge."""
     by_variable = {setting.variable: setting for setting in settings().values()}
-    prefixes = tuple(f"{ENVIRONMENT_PREFIX}{section}_".upper() for section in sections())
+    prefixes = tuple(environment_name(f"{section}_") for section in sections())
     for variable in sorted(environ):
         if setting := by_variable.get(variable):
             draft.take_text(setting, environ[variable], origin=variable, base=base)
@@ -137,7 +137,7 @@ def _file_problem(draft: Draft, origin: str, wrong: str, mend: str) -> None:
 
 
 def _read_tree(draft: Draft, tree: dict[str, object], origin: str, base: Path) -> None:
-    for section, content in tree.items():
+    for section, content in _flattened(tree).items():
         if section not in sections():
             draft.problems.append(_unknown_section(section, origin))
         elif not isinstance(content, dict):
@@ -150,6 +150,18 @@ def _read_tree(draft: Draft, tree: dict[str, object], origin: str, base: Path) -
                     draft.take(setting, value, origin=origin, base=base)
                 else:
                     draft.problems.append(_unknown_key(section, name, origin))
+
+
+def _flattened(tree: dict[str, object]) -> dict[str, object]:
+    """Return the tables by section: one that only holds others, as `gateways`, is none itself."""
+    groups = {section.partition(".")[0] for section in sections() if "." in section}
+    found: dict[str, object] = {}
+    for name, content in tree.items():
+        if name in groups and isinstance(content, dict):
+            found |= {f"{name}.{inner}": each for inner, each in content.items()}
+        else:
+            found[name] = content
+    return found
 
 
 def _unknown_section(section: str, origin: str) -> Problem:

@@ -19,6 +19,7 @@ from node.config.address import Address
 from node.config.declared import (
     Setting,
     cluster_node_settings,
+    field_of,
     sections,
     settings,
 )
@@ -93,7 +94,7 @@ def effective(config: Config) -> str:
     for section in sections():
         lines = [f"[{section}]"]
         for setting in settings_of(section):
-            value = getattr(getattr(config, section), setting.name)
+            value = getattr(getattr(config, field_of(section)), setting.name)
             lines.append(f"{setting.name} = {as_toml(value)}")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -273,15 +274,26 @@ def overrides_name_listed_nodes(config: Config) -> Iterator[Finding]:
                 yield key, f"{address} cannot be dialled", "Write the address to dial"
 
 
-@rule("node.api_address", "node.peer_address", "security.insecure")
+@rule(
+    "node.api_address",
+    "node.peer_address",
+    "gateways.dtm.enabled",
+    "gateways.dtm.address",
+    "security.insecure",
+)
 def strangers_are_kept_out(config: Config) -> Iterator[Finding]:
     if config.security.insecure:
         return
-    for name in ("api_address", "peer_address"):
-        address: Address = getattr(config.node, name)
+    listened = {
+        "node.api_address": config.node.api_address,
+        "node.peer_address": config.node.peer_address,
+    }
+    if config.gateways_dtm.enabled:
+        listened["gateways.dtm.address"] = config.gateways_dtm.address
+    for key, address in listened.items():
         if not address.is_loopback:
             yield (
-                f"node.{name}",
+                key,
                 f"other machines can reach {address} without TLS and tokens, which this version "
                 "does not offer yet",
                 "Listen on a loopback address, or set security.insecure = true "
@@ -332,3 +344,39 @@ def one_host_gets_no_more_than_all(config: Config) -> Iterator[Finding]:
             f"{delivery.max_calls_per_host} is above delivery.max_calls ({delivery.max_calls})",
             f"Lower it to at most {delivery.max_calls}",
         )
+
+
+@rule("gateways.dtm.enabled", "gateways.dtm.address", "node.api_address", "node.peer_address")
+def the_gateway_has_a_port_of_its_own(config: Config) -> Iterator[Finding]:
+    gateway = config.gateways_dtm
+    if not gateway.enabled:
+        return
+    for name in ("api_address", "peer_address"):
+        other: Address = getattr(config.node, name)
+        same_host = other.host == gateway.address.host or (
+            other.is_unspecified or gateway.address.is_unspecified
+        )
+        if other.port == gateway.address.port and same_host:
+            yield "gateways.dtm.address", f"node.{name} ({other}) has its port", "Use another port"
+
+
+@rule("gateways.dtm.client_networks", "gateways.dtm.cluster_addresses")
+def networks_and_addresses_of_the_gateway_can_be_read(config: Config) -> Iterator[Finding]:
+    gateway = config.gateways_dtm
+    for text in gateway.client_networks:
+        try:
+            ip_network(text)
+        except ValueError as error:
+            yield (
+                "gateways.dtm.client_networks",
+                f'"{text}" is no network: {error}',
+                "Write networks such as 10.0.0.0/8, or single addresses",
+            )
+    for text in gateway.cluster_addresses:
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            yield (
+                "gateways.dtm.cluster_addresses",
+                f'"{text}" is no host:port',
+                "Write each as host:port",
+            )

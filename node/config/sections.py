@@ -480,6 +480,27 @@ class DeliveryConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DtmGatewayConfig:
+    """DTM's HTTP protocol, for programs that were written for a DTM server."""
+
+    enabled: bool = setting(False, "Whether it is served.")
+    address: Address = setting(
+        Address("127.0.0.1", 36_789),
+        "Where it listens: `host:port`, a port of its own.",
+    )
+    client_networks: tuple[str, ...] = setting(
+        ("127.0.0.0/8", "::1/128"),
+        "From which networks clients are served, for they know no tokens. In the environment: "
+        "parted by commas.",
+    )
+    cluster_addresses: tuple[str, ...] = setting(
+        (),
+        "Where the gateways of all nodes are reached, as `host:port`, when they do not all use the "
+        "port of `address`: no branch is ever called there. In the environment: parted by commas.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     """The failure detector: each node checks every other one over HTTP."""
 
@@ -561,6 +582,7 @@ class Config:
     sync: SyncConfig = dataclasses.field(default_factory=SyncConfig)
     transactions: TransactionsConfig = dataclasses.field(default_factory=TransactionsConfig)
     delivery: DeliveryConfig = dataclasses.field(default_factory=DeliveryConfig)
+    gateways_dtm: DtmGatewayConfig = dataclasses.field(default_factory=DtmGatewayConfig)
     health: HealthConfig = dataclasses.field(default_factory=HealthConfig)
     clock: ClockConfig = dataclasses.field(default_factory=ClockConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)

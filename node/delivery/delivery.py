@@ -21,12 +21,13 @@ from node.delivery.alerts import Alerts
 from node.delivery.calls import Answer, CallStyle, Cancel, Channel, Verdict
 from node.delivery.destinations import Destinations
 from node.delivery.driver import Driver, DriverLimits
+from node.delivery.dtm import DtmStyle
 from node.delivery.http import HttpSender
 from node.delivery.native import NativeStyle
 from statemachine.store import DamagedStateError
 from statemachine.transactions.planning import Operation
 from statemachine.transactions.references import resolve
-from statemachine.transactions.rows import Branch, Global
+from statemachine.transactions.rows import DTM, Branch, Global
 
 NATIVE = ""
 """The protocol of transactions that were begun by our own API."""
@@ -63,7 +64,7 @@ class Delivery:
             runtime,
             self._sender,
             channel or NobodyConnected(runtime),
-            {NATIVE: NativeStyle(resolve), **(styles or {})},
+            {NATIVE: NativeStyle(resolve), DTM: DtmStyle(), **(styles or {})},
             DriverLimits(calls=config.max_calls, calls_per_host=config.max_calls_per_host),
             self.alerts,
             on_damage,

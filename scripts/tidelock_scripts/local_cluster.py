@@ -32,7 +32,9 @@ DEFAULT_NODES = 3
 GREATEST_CLUSTER = 15
 
 PEER_PORT_OFFSET = 100
-"""Node i serves its API at base + i, its peers at base + 100 + i."""
+DTM_PORT_OFFSET = 200
+"""Node i serves its API at base + i, its peers at base + 100 + i, DTM's protocol at
+base + 200 + i."""
 
 READY_WITHIN_S = 30.0
 STOPS_WITHIN_S = 10.0
@@ -59,6 +61,7 @@ class NodePlace:
     node_id: str
     api_port: int
     peer_port: int
+    dtm_port: int
     data_dir: Path
     log_file: Path
 
@@ -71,8 +74,17 @@ class NodePlace:
         return f"127.0.0.1:{self.peer_port}"
 
     @property
+    def dtm_address(self) -> str:
+        return f"127.0.0.1:{self.dtm_port}"
+
+    @property
     def url(self) -> str:
         return f"http://{self.api_address}"
+
+    @property
+    def dtm_url(self) -> str:
+        """What DTM's clients take for the server."""
+        return f"http://{self.dtm_address}/api/dtmsvr"
 
     @property
     def is_empty(self) -> bool:
@@ -128,6 +140,7 @@ class LocalCluster:
             node_id=node_id,
             api_port=self.base_port + number,
             peer_port=self.base_port + PEER_PORT_OFFSET + number,
+            dtm_port=self.base_port + DTM_PORT_OFFSET + number,
             data_dir=self.data_dir / node_id,
             log_file=self.data_dir / f"{node_id}.log",
         )
@@ -170,7 +183,9 @@ class LocalCluster:
             known = state.processes.get(node_id)
             if known is not None and known.state() is not None:
                 return False
-            for port, purpose in ((place.api_port, "API"), (place.peer_port, "peers")):
+            ports = [(place.api_port, "API"), (place.peer_port, "peers")]
+            ports.append((place.dtm_port, "gateway of DTM's protocol"))
+            for port, purpose in ports:
                 _refuse_taken_port(port, node_id, purpose)
             bootstrap = node_id == "n1" and all(other.is_empty for other in self.places.values())
             place.data_dir.mkdir(parents=True, exist_ok=True)
@@ -191,6 +206,11 @@ class LocalCluster:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "TIDELOCK_CLUSTER_NODES": self._nodes_setting(),
+            "TIDELOCK_GATEWAYS_DTM_ENABLED": "true",
+            "TIDELOCK_GATEWAYS_DTM_ADDRESS": place.dtm_address,
+            "TIDELOCK_GATEWAYS_DTM_CLUSTER_ADDRESSES": ",".join(
+                each.dtm_address for each in self.places.values()
+            ),
             **self._environment.get(place.node_id, {}),
         }
         reading, writing = os.pipe()
@@ -350,7 +370,8 @@ def free_base_port(nodes: int = DEFAULT_NODES) -> int:
     """Return a base port at which every port of a cluster is free now."""
     for base_port in range(20_000 + (os.getpid() % 40) * 250, 32_000, 250):
         numbers = range(1, nodes + 1)
-        ports = [*(base_port + i for i in numbers), *(base_port + 100 + i for i in numbers)]
+        offsets = (0, PEER_PORT_OFFSET, DTM_PORT_OFFSET)
+        ports = [base_port + offset + i for offset in offsets for i in numbers]
         if all(_is_free(port) for port in ports):
             return base_port
     raise ClusterError("there is no free range of ports below 32000")

@@ -53,6 +53,7 @@ _OPERATED: Final = frozenset(
         GlobalInput.FORCE_COMMIT,
         GlobalInput.FORCE_ROLLBACK,
         GlobalInput.FORGET,
+        GlobalInput.STOP,
     }
 )
 

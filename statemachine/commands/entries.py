@@ -15,6 +15,16 @@ from statemachine.commands.channels import (
     RecordCleaned,
     RegisterChannel,
 )
+from statemachine.commands.dtm import (
+    AbortDtm,
+    HastenAllDtm,
+    HastenDtm,
+    PrepareDtm,
+    RecordDtmProgress,
+    RegisterDtmBranch,
+    StopDtm,
+    SubmitDtm,
+)
 from statemachine.commands.housekeeping import (
     ActivateVersion,
     CancelWait,
@@ -97,6 +107,17 @@ ChannelCommand = (
 
 MessageCommand = PrepareMessage | PutSubscriber | DeleteSubscriber | DeleteTopic
 
+DtmCommand = (
+    PrepareDtm
+    | SubmitDtm
+    | AbortDtm
+    | StopDtm
+    | HastenDtm
+    | RegisterDtmBranch
+    | RecordDtmProgress
+    | HastenAllDtm
+)
+
 AnyCommand = (
     RecordEvent
     | SyncClock
@@ -154,6 +175,14 @@ AnyCommand = (
     | PutSubscriber
     | DeleteSubscriber
     | DeleteTopic
+    | PrepareDtm
+    | SubmitDtm
+    | AbortDtm
+    | StopDtm
+    | HastenDtm
+    | RegisterDtmBranch
+    | RecordDtmProgress
+    | HastenAllDtm
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to

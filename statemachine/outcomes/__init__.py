@@ -17,6 +17,7 @@ from statemachine.outcomes.channels import (
     CleaningsRecorded,
 )
 from statemachine.outcomes.codes import RejectionCode
+from statemachine.outcomes.dtm import DtmHastened
 from statemachine.outcomes.envelope import (
     AnyResult,
     Applied,
@@ -80,6 +81,7 @@ __all__ = [
     "ChannelsChanged",
     "CleaningsRecorded",
     "ClockReported",
+    "DtmHastened",
     "EventRecorded",
     "EventsTrimmed",
     "FencePassed",

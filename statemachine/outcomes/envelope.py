@@ -17,6 +17,7 @@ from statemachine.outcomes.channels import (
     CleaningsRecorded,
 )
 from statemachine.outcomes.codes import RejectionCode
+from statemachine.outcomes.dtm import DtmHastened
 from statemachine.outcomes.holders import AnyHolder
 from statemachine.outcomes.housekeeping import (
     ChangesTrimmed,
@@ -90,6 +91,7 @@ AnyResult = (
     | CleaningsRecorded
     | BranchAnswerRecorded
     | SubscribersChanged
+    | DtmHastened
 )
 
 

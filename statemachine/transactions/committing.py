@@ -10,7 +10,7 @@ from statemachine.tickets import TicketKind
 from statemachine.transactions import channel_binding, messages
 from statemachine.transactions.desk import Desk, branch_failed
 from statemachine.transactions.planning import Program
-from statemachine.transactions.rows import Branch, Committer
+from statemachine.transactions.rows import DTM, Branch, Committer
 from statemachine.transactions.statuses import BRANCH_ENDED, BranchStatus, GlobalStatus, Mode
 from statemachine.transactions.transaction import Transaction
 from statemachine.transactions.transitions import GlobalInput
@@ -46,7 +46,9 @@ def commit(
     failed = _fails(desk, transaction, place)
     if failed is not None:
         return branch_failed(failed)
-    if command.reports_expected and _unfinished(transaction) is not None:
+    # DTM's clients register before they try, and report to nobody but themselves.
+    expected = command.reports_expected and row.protocol != DTM
+    if expected and _unfinished(transaction) is not None:
         return _await_reports(desk, transaction, command, place)
     _decide(desk, transaction, command.reason, place)
     return None

@@ -11,7 +11,12 @@ from typing import assert_never
 from statemachine import audit, commands
 from statemachine.audit import AuditLog
 from statemachine.change_log import ChangeLog
-from statemachine.commands import ChannelCommand, MessageCommand, TransactionCommand
+from statemachine.commands import (
+    ChannelCommand,
+    DtmCommand,
+    MessageCommand,
+    TransactionCommand,
+)
 from statemachine.outcomes import Outcome, Rejected
 from statemachine.positions import Position
 from statemachine.state import MachineState
@@ -21,6 +26,7 @@ from statemachine.transactions import (
     cleaning,
     decisions,
     driving,
+    dtm,
     fence,
     locking,
     messages,
@@ -114,6 +120,9 @@ class Coordinator:
                 return topics.delete_topic(self._desk, command)
             case _:
                 assert_never(command)
+
+    def execute_dtm(self, command: DtmCommand, place: int) -> Outcome:
+        return dtm.execute(self._desk, command, place)
 
     def execute_channel(self, command: ChannelCommand, place: int) -> Outcome:
         desk = self._desk

@@ -248,7 +248,7 @@ class Desk:
     def _step(self, transaction: Transaction, place: int) -> bool:
         """Do one thing that needs no call; False when there is none."""
         row, branches = transaction.row, transaction.branches
-        instant = [call for call in next_calls(row, branches) if call.url == ""]
+        instant = [call for call in next_calls(row, branches) if call.is_instant]
         for call in instant:
             self.done(transaction, call.branch, call.operation, place)
         if instant:
@@ -288,6 +288,8 @@ class Desk:
                     failure=failure,
                 )  # fmt: skip
                 return
+            case Operation.QUERY:
+                return  # nobody is there to ask
             case Operation.COMMIT:
                 happens = BranchInput.COMMITTED
             case Operation.ROLLBACK:
@@ -295,6 +297,11 @@ class Desk:
         transaction.advance_branch(branch, happens, place, attempts=0, failure=None)
         if operation is Operation.ROLLBACK or branch.mode not in UNLOCKED_BY_DECISION:
             self.release(transaction, branch, place)
+
+    def stop(self, transaction: Transaction, reason: str, place: int) -> None:
+        """End it wherever it stands, with whatever was done and whatever was not."""
+        transaction.change(decided_ms=self.state.wall_ms, reason=reason)
+        self.end_by_operator(transaction, GlobalInput.STOP, place)
 
     def end_by_operator(self, transaction: Transaction, happens: GlobalInput, place: int) -> None:
         """End what could not end by itself: nothing is called any more, no row stays locked."""

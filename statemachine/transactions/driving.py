@@ -165,11 +165,15 @@ def _done(
 def _answered(
     desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
 ) -> None:
-    """Who prepared a message was asked: it is submitted, given up, or asked for again."""
+    """Who prepared a message was asked: it is submitted, given up, or asked for again.
+
+    A workflow's client decides by itself, and is called until it has.
+    """
+    is_message = transaction.row.program == Program.MESSAGE
     match reported.verdict:
-        case "DONE":
+        case "DONE" if is_message:
             messages.submit(desk, transaction, place)
-        case "FAILED":
+        case "FAILED" if is_message:
             reason = f"its sender gave it up: {reported.failure_message}"
             messages.abort(desk, transaction, reason, place)
         case _:

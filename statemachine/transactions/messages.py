@@ -7,6 +7,7 @@ nothing ends a message but the acceptance of everybody that it is for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -31,7 +32,7 @@ GREATEST_DELIVERIES: Final = 1_000
 QUESTION: Final = "check-back"
 """The name of the branch that stands for its sender until it is submitted or aborted."""
 
-_STEPS_UNUSABLE: Final = Rejected(
+STEPS_UNUSABLE: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
     f"A message has 1 to {GREATEST_DELIVERIES} deliveries, each topic counted as "
     f"{GREATEST_SUBSCRIBERS}.",
@@ -47,6 +48,8 @@ class Undelivered(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
     steps: tuple[Step, ...]
     delay_ms: int
+    in_turn: bool = False
+    """Each is delivered only when the one before it is."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -62,8 +65,8 @@ def get_undelivered(reader: Reader, xid: str) -> Undelivered | None:
 def prepare(desk: Desk, command: PrepareMessage, place: int) -> Outcome:
     """Keep a message. Its sender is asked for the first time after `query_after_ms`."""
     steps = command.steps
-    if not 0 < sum(_deliveries_of(step) for step in steps) <= GREATEST_DELIVERIES:
-        return _STEPS_UNUSABLE
+    if not 0 < count_deliveries(steps) <= GREATEST_DELIVERIES:
+        return STEPS_UNUSABLE
     if not command.query:
         return _QUERY_MISSING
     opened = desk.open(
@@ -72,27 +75,57 @@ def prepare(desk: Desk, command: PrepareMessage, place: int) -> Outcome:
     if isinstance(opened, Rejected):
         return opened
     opened.change(protocol=command.protocol, options=command.options)
-    desk.writes.put(
-        keys.UNDELIVERED + keys.terminated(opened.row.xid),
-        _encode(Undelivered(steps, max(command.delay_ms, 0))),
+    undelivered = Undelivered(steps, max(command.delay_ms, 0))
+    keep(
+        desk, opened, undelivered, place, query=command.query, query_after_ms=command.query_after_ms
     )
-    asked_ms = desk.state.elapsed_ms + max(command.query_after_ms, 0)
-    desk.register(opened, _branch_of(QUESTION, command.query, due_ms=asked_ms), place)
-    desk.advance(opened, place)
     return Applied(answer_of(opened.row))
+
+
+def keep(
+    desk: Desk, transaction: Transaction, undelivered: Undelivered, place: int,
+    *, query: str, query_after_ms: int, retry: RetryRule | None = None,
+) -> None:  # fmt: skip
+    """Keep what is to be delivered, and have its sender asked at `query` after a while."""
+    writes = desk.writes
+    writes.put(keys.UNDELIVERED + keys.terminated(transaction.row.xid), _encode(undelivered))
+    asked_ms = desk.state.elapsed_ms + max(query_after_ms, 0)
+    question = _branch_of(QUESTION, query, due_ms=asked_ms)
+    if retry is not None:
+        question = msgspec.structs.replace(question, retry=retry)
+    desk.register(transaction, question, place)
+    desk.advance(transaction, place)
 
 
 def submit(desk: Desk, transaction: Transaction, place: int) -> None:
     """Deliver it from now on; a topic's subscribers are those of this moment."""
     waiting = _take(desk.writes, transaction.row.xid)
     _end_question(transaction, place)
+    deliver(desk, transaction, waiting, place)
+
+
+def deliver(desk: Desk, transaction: Transaction, waiting: Undelivered, place: int) -> None:
+    """Begin to deliver."""
     transaction.change(submitted=True)
     transaction.happen(place, "SUBMITTED")
     due_ms = desk.state.elapsed_ms + waiting.delay_ms if waiting.delay_ms else 0
-    for step in waiting.steps:
+    before: tuple[int, ...] = ()
+    for delivery in _deliveries(desk, transaction, waiting.steps, due_ms, place):
+        behind = msgspec.structs.replace(delivery, depends_on=before)
+        branch_id = desk.register(transaction, behind, place)
+        before = (branch_id,) if waiting.in_turn else ()
+    desk.advance(transaction, place)
+
+
+def _deliveries(
+    desk: Desk, transaction: Transaction, steps: tuple[Step, ...], due_ms: int, place: int
+) -> list[Branch]:
+    """Return one branch for each URL of now."""
+    found: list[Branch] = []
+    for step in steps:
         topic = topic_of(step.calls.forward or "")
         if topic is None:
-            desk.register(transaction, _delivery_of(step, step.calls.forward, due_ms), place)
+            found.append(_delivery_of(step, step.calls.forward, due_ms))
             continue
         subscribers = get_subscribers(desk.writes, topic)
         if not subscribers:
@@ -100,8 +133,8 @@ def submit(desk: Desk, transaction: Transaction, place: int) -> None:
         for number, subscriber in enumerate(subscribers, 1):
             one = len(subscribers) == 1
             named = step if one else msgspec.structs.replace(step, name=f"{step.name}-{number:02}")
-            desk.register(transaction, _delivery_of(named, subscriber.url, due_ms), place)
-    desk.advance(transaction, place)
+            found.append(_delivery_of(named, subscriber.url, due_ms))
+    return found
 
 
 def abort(desk: Desk, transaction: Transaction, reason: str, place: int) -> None:
@@ -109,6 +142,11 @@ def abort(desk: Desk, transaction: Transaction, reason: str, place: int) -> None
     _take(desk.writes, transaction.row.xid)
     _end_question(transaction, place)
     desk.decide(transaction, GlobalInput.ROLL_BACK, reason, place)
+
+
+def discard(writes: WriteBuffer, xid: str) -> None:
+    """Forget what a message would have delivered that is stopped before its submission."""
+    writes.delete(keys.UNDELIVERED + keys.terminated(xid))
 
 
 def _take(writes: WriteBuffer, xid: str) -> Undelivered:
@@ -125,8 +163,10 @@ def _end_question(transaction: Transaction, place: int) -> None:
             transaction.advance_branch(branch, BranchInput.WITHDRAW, place, due_ms=0)
 
 
-def _deliveries_of(step: Step) -> int:
-    return 1 if topic_of(step.calls.forward or "") is None else GREATEST_SUBSCRIBERS
+def count_deliveries(steps: Sequence[Step]) -> int:
+    """Return how many deliveries steps may become."""
+    topics = sum(topic_of(step.calls.forward or "") is not None for step in steps)
+    return len(steps) + topics * (GREATEST_SUBSCRIBERS - 1)
 
 
 def _delivery_of(step: Step, url: str | None, due_ms: int) -> Branch:

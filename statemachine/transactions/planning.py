@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from statemachine.transactions.rows import Branch, Global
+from statemachine.transactions.rows import DTM, Branch, Global
 from statemachine.transactions.statuses import (
     BRANCH_ENDED,
     COMMIT_FAMILY,
@@ -33,6 +33,8 @@ class Program(enum.StrEnum):
     """The cluster calls Try of all; the same decides."""
     MESSAGE = "MESSAGE"
     """The cluster delivers, once it is submitted, until each subscriber has accepted."""
+    WORKFLOW = "WORKFLOW"
+    """Its client runs it and decides; the cluster calls the client until it has."""
 
 
 class Operation(enum.StrEnum):
@@ -42,7 +44,7 @@ class Operation(enum.StrEnum):
     COMMIT = "COMMIT"
     ROLLBACK = "ROLLBACK"
     QUERY = "QUERY"
-    """Whoever prepared a message is asked what became of it."""
+    """Whoever prepared a message is asked what became of it; a workflow's client is to go on."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -50,6 +52,11 @@ class Call(msgspec.Struct, frozen=True):
 
     branch: Branch
     operation: Operation
+
+    @property
+    def is_instant(self) -> bool:
+        """Nothing is to be called, so that it is done already."""
+        return self.url == "" and self.operation is not Operation.QUERY
 
     @property
     def url(self) -> str | None:
@@ -63,6 +70,8 @@ class Call(msgspec.Struct, frozen=True):
             case Operation.ROLLBACK:
                 return calls.rollback
 
+
+_ASKED_ABOUT = frozenset({Program.MESSAGE, Program.WORKFLOW})
 
 UNRETRYABLE = frozenset(
     {
@@ -87,8 +96,12 @@ def next_calls(row: Global, branches: Sequence[Branch]) -> list[Call]:
 
 
 def _forward(row: Global, branches: Sequence[Branch]) -> list[Call]:
-    if row.program == Program.MESSAGE and not row.submitted:
-        asked = (branch for branch in branches if branch.status is BranchStatus.REGISTERED)
+    if row.program in _ASKED_ABOUT and not row.submitted:
+        asked = (
+            branch
+            for branch in branches
+            if branch.status is BranchStatus.REGISTERED and branch.calls.forward
+        )
         return [Call(branch, Operation.QUERY) for branch in asked]
     if not row.submitted or row.program == Program.CLIENT:
         return []
@@ -106,7 +119,14 @@ def _commit(row: Global, branches: Sequence[Branch]) -> list[Call]:
         for branch in branches
         if branch.status not in BRANCH_ENDED and branch.status not in UNRETRYABLE
     ]
-    return calls[:1] if row.in_order else calls
+    if not row.in_order:
+        return calls
+    return calls[-1:] if _in_order_of_dtm(row, Mode.TCC) else calls[:1]
+
+
+def _in_order_of_dtm(row: Global, mode: Mode) -> bool:
+    """DTM's TCC goes backwards both ways, its XA forwards both ways."""
+    return row.protocol == DTM and row.mode == mode
 
 
 def _roll_back(row: Global, branches: Sequence[Branch]) -> list[Call]:
@@ -116,6 +136,8 @@ def _roll_back(row: Global, branches: Sequence[Branch]) -> list[Call]:
     unless the order was asked for.
     """
     left = [branch for branch in branches if branch.status not in BRANCH_ENDED]
+    if row.in_order and _in_order_of_dtm(row, Mode.XA):
+        return [Call(branch, Operation.ROLLBACK) for branch in left[:1]]
     calls = [
         Call(branch, Operation.ROLLBACK)
         for at, branch in enumerate(left)

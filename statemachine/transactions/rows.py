@@ -26,6 +26,9 @@ from statemachine.write_buffer import WriteBuffer
 
 GREATEST_XID_BYTES: Final = 64
 
+DTM: Final = "DTM"
+"""The protocol of transactions that were begun in DTM's."""
+
 
 class RetryRule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How a call that did not succeed is repeated."""
@@ -249,7 +252,8 @@ def due_globals(
 def erase(writes: WriteBuffer, row: Global) -> None:
     """Delete a transaction with everything that is kept of it."""
     terminated = keys.terminated(row.xid)
-    for prefix in (keys.BRANCH + terminated, keys.TIMELINE + terminated, keys.FENCE + terminated):
+    of_it = (keys.BRANCH, keys.TIMELINE, keys.FENCE, keys.DTM_PROGRESS)
+    for prefix in [each + terminated for each in of_it]:
         for key, _ in writes.scan(prefix, _after(prefix), limit=_GREATEST_PAGE):
             writes.delete(key)
     writes.delete(keys.BEGUN + keys.pack_event(row.begun.entry, row.begun.place))

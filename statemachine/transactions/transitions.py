@@ -39,6 +39,8 @@ class GlobalInput(enum.StrEnum):
     """An operator has seen to it that the rollback is done."""
     FORGET = "forget"
     """An operator accepts what is left undone."""
+    STOP = "stop"
+    """Somebody wants no more of it to be done, wherever it stands."""
 
 
 class BranchInput(enum.StrEnum):
@@ -156,6 +158,14 @@ GLOBAL_TRANSITIONS: Final[dict[tuple[G, GlobalInput], G]] = {
         done=G.TIMEOUT_ROLLED_BACK,
     ),
 }
+
+GLOBAL_TRANSITIONS.update(
+    {
+        (status, GlobalInput.STOP): G.FINISHED
+        for status in G
+        if status not in (G.COMMITTED, G.ROLLED_BACK, G.TIMEOUT_ROLLED_BACK, G.FINISHED)
+    }
+)
 
 _COMMIT_RETRYABLE: Final = (
     B.PHASE_TWO_COMMIT_FAILED_RETRYABLE,

@@ -74,13 +74,8 @@ class LoopNode:
         )
         self.cluster = EngineCluster(self.engine, self._storage, loop)
         host, _, port = self._at.rpartition(":")
-        self.delivery = Delivery(
-            self.engine,
-            runtime,
-            delivery,
-            Destinations(delivery.allowed_hosts, [(host, int(port))]),
-            _fail,
-        )
+        self.destinations = Destinations(delivery.allowed_hosts, [(host, int(port))])
+        self.delivery = Delivery(self.engine, runtime, delivery, self.destinations, _fail)
         self._housekeeping = Housekeeping(
             self.engine,
             self.cluster,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from node.config import Config, ConfigError, load
+from node.config.address import Address
 from node.config.declared import Setting, cluster_node_settings, sections, settings
 from node.config.reference import DOCUMENT, SAMPLE, effective, sample, with_table
 
@@ -33,9 +34,9 @@ def test_the_reference_is_what_the_settings_say() -> None:
 
 def test_every_field_of_the_configuration_is_a_setting() -> None:
     fields = [
-        f"{section.name}.{field.name}"
-        for section in dataclasses.fields(Config)
-        for field in dataclasses.fields(sections()[section.name])
+        f"{section}.{field.name}"
+        for section in (field.name.replace("_", ".") for field in dataclasses.fields(Config))
+        for field in dataclasses.fields(sections()[section])
     ]
     assert fields == list(settings())
 
@@ -45,7 +46,7 @@ def test_the_sample_names_every_setting_once_and_no_other() -> None:
     found: list[str] = []
     section = ""
     for line in text.splitlines():
-        if header := re.fullmatch(r"\[(\w+)\]", line):
+        if header := re.fullmatch(r"\[([\w.]+)\]", line):
             section = header[1]
         elif name := re.match(r"(?:# )?([a-z_]+) = ", line):
             found.append(f"{section}.{name[1]}")
@@ -56,10 +57,15 @@ def test_the_sample_shows_the_defaults() -> None:
     tree = tomllib.loads(uncommented(SAMPLE.read_text(encoding="utf-8")))
     for setting in ALL_SETTINGS:
         if setting.has_default:
-            shown = tree[setting.section][setting.name]
+            table = tree
+            for part in setting.section.split("."):
+                table = table[part]
+            shown = table[setting.name]
             default = setting.default
             if isinstance(default, tuple):
                 default = list(default)
+            elif isinstance(default, Address):
+                default = str(default)
             assert shown == ("" if default is None else default), setting.key
 
 

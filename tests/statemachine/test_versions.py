@@ -11,6 +11,7 @@ from statemachine.commands import (
     AbandonAcquire,
     AbandonBranch,
     AbandonLock,
+    AbortDtm,
     AcknowledgeSync,
     ActivateVersion,
     AdvanceSequence,
@@ -26,23 +27,29 @@ from statemachine.commands import (
     DeleteSubscriber,
     DeleteTopic,
     DetachChannels,
+    DtmTransaction,
     EndChannel,
     FireTimers,
+    HastenAllDtm,
+    HastenDtm,
     JoinParticipant,
     LeaveParticipant,
     LockRows,
     ObserveHybridTime,
     OperateGlobal,
     PassFence,
+    PrepareDtm,
     PrepareMessage,
     ProposeData,
     PutSubscriber,
     RecordAction,
     RecordBranchAnswer,
     RecordCleaned,
+    RecordDtmProgress,
     RecordRecoveries,
     RegisterBranch,
     RegisterChannel,
+    RegisterDtmBranch,
     ReportBranch,
     ReportCalls,
     ReportClock,
@@ -50,6 +57,8 @@ from statemachine.commands import (
     RunGlobal,
     SetSyncInterval,
     SetTransactionRetention,
+    StopDtm,
+    SubmitDtm,
     TickHybridClock,
     TrimChanges,
     TrimEvents,
@@ -59,6 +68,7 @@ from statemachine.commands import (
 from statemachine.machine import Machine
 from statemachine.outcomes import Applied, Position, Rejected, RejectionCode, VersionActivated
 from statemachine.state import MachineState, UnsupportedStateError, encode_state
+from statemachine.transactions.dtm_options import DtmOptions, encode_options
 from statemachine.transactions.rows import Calls
 from tests.statemachine.building import (
     START_MS,
@@ -80,6 +90,16 @@ from tests.statemachine.building import (
 
 NEWEST = 4
 VERSIONS = range(1, NEWEST + 1)
+
+DTM_TRANSACTION = DtmTransaction(
+    xid="d",
+    trans_type="tcc",
+    name="",
+    steps=(),
+    timeout_ms=1,
+    delay_ms=0,
+    options=encode_options(DtmOptions(gid="d")),
+)
 
 SAMPLES: dict[type[Command], AnyCommand] = {
     type(sample): sample
@@ -184,6 +204,14 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         PutSubscriber(topic="t", name="s", url="u", remark=""),
         DeleteSubscriber(topic="t", name="s"),
         DeleteTopic(topic="t"),
+        PrepareDtm(transaction=DTM_TRANSACTION, in_any_status=False),
+        SubmitDtm(transaction=DTM_TRANSACTION, wait_ms=0, ended_as="", reason=""),
+        AbortDtm(xid="x", reason=""),
+        StopDtm(xid="x"),
+        HastenDtm(xid="x"),
+        RegisterDtmBranch(xid="x", branch_id="01", commit="", rollback="", payload=b""),
+        RecordDtmProgress(xid="x", branch_id="01", op="action", status="succeed", data=b""),
+        HastenAllDtm(later_than_ms=1, limit=1),
     )
 }
 

@@ -255,6 +255,66 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
     (commands.PutSubscriber(topic="t", name="s", url="u", remark="r"), "9553a174a173a175a172"),
     (commands.DeleteSubscriber(topic="t", name="s"), "9354a174a173"),
     (commands.DeleteTopic(topic="t"), "9255a174"),
+    (
+        commands.PrepareDtm(
+            transaction=commands.DtmTransaction(
+                xid="x",
+                trans_type="saga",
+                name="n",
+                steps=(),
+                timeout_ms=300,
+                delay_ms=5,
+                options=b"o",
+            ),
+            in_any_status=True,
+        ),
+        "935a97a178a473616761a16e90cd012c05c4016fc3",
+    ),
+    (
+        commands.SubmitDtm(
+            transaction=commands.DtmTransaction(
+                xid="x",
+                trans_type="saga",
+                name="n",
+                steps=(),
+                timeout_ms=300,
+                delay_ms=5,
+                options=b"o",
+            ),
+            wait_ms=300,
+            ended_as="failed",
+            reason="r",
+        ),
+        "955b97a178a473616761a16e90cd012c05c4016fcd012ca66661696c6564a172",
+    ),
+    (
+        commands.AbortDtm(xid="x", reason="r"),
+        "935ca178a172",
+    ),
+    (
+        commands.StopDtm(xid="x"),
+        "925da178",
+    ),
+    (
+        commands.HastenDtm(xid="x"),
+        "925ea178",
+    ),
+    (
+        commands.RegisterDtmBranch(
+            xid="x", branch_id="01", commit="c", rollback="u", payload=b"{}"
+        ),
+        "965fa178a23031a163a175c4027b7d",
+    ),
+    (
+        commands.RecordDtmProgress(
+            xid="x", branch_id="01", op="action", status="succeed", data=b"d"
+        ),
+        "9660a178a23031a6616374696f6ea773756363656564c40164",
+    ),
+    (
+        commands.HastenAllDtm(later_than_ms=300, limit=5),
+        "9361cd012c05",
+    ),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -353,6 +413,7 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
     (outcomes.CleaningsRecorded(count=3), "924a03"),
     (outcomes.BranchAnswerRecorded(recorded=True), "924bc3"),
     (outcomes.SubscribersChanged(topic="t", changed=True, subscribers=2), "944ca174c302"),
+    (outcomes.DtmHastened(count=3, more=True), "935103c3"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")

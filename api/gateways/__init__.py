@@ -1,0 +1,1 @@
+"""Protocols of other systems, served for their clients as they know them."""
