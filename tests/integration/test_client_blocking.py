@@ -18,7 +18,7 @@ import pytest
 
 from tests.integration.serving import Api, serving
 from tidelock.client import BlockingClient, Client
-from tidelock.errors import ClientClosedError, InvalidRequestError
+from tidelock.errors import ClientClosedError, InvalidRequestError, LockLostError
 
 
 @pytest.fixture
@@ -69,6 +69,25 @@ async def test_a_thread_that_waits_is_told_that_the_client_was_closed() -> None:
 
     async with serving() as api:
         await asyncio.to_thread(work, api.port)
+
+
+async def test_a_lock_whose_client_was_closed_is_no_error_until_its_lease_is_over(
+    api: Api,
+) -> None:
+    def work() -> None:
+        for ttl_ms, patience_s in ((60_000, 0.0), (300, 0.4)):
+            client = BlockingClient([f"127.0.0.1:{api.port}"], discover=False)
+            lock = client.lock(f"l{ttl_ms}", ttl_ms=ttl_ms)
+            lock.__enter__()
+            client.close()
+            time.sleep(patience_s)
+            if patience_s:
+                with pytest.raises(LockLostError):
+                    lock.__exit__(None, None, None)
+            else:
+                lock.__exit__(None, None, None)
+
+    await asyncio.to_thread(work)
 
 
 PROGRAM = """

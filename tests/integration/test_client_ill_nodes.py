@@ -21,10 +21,11 @@ from tests.integration.fake_node import (
     written,
 )
 from tests.integration.serving import Api, serving
-from tidelock.client import Client, transport
+from tidelock.client import Client, attempts, transport
 from tidelock.errors import (
     ClientClosedError,
     NodeFailureError,
+    NoQuorumError,
     NotFoundError,
     OutcomeUnknownError,
     TidelockError,
@@ -41,9 +42,16 @@ async def api() -> AsyncIterator[Api]:
         yield served
 
 
-def client_of(*nodes: FakeNode | Api, timeout_ms: int = 5_000) -> Client:
+def client_of(
+    *nodes: FakeNode | Api, timeout_ms: int = 5_000, attempt_timeout_ms: int = 2_000
+) -> Client:
     addresses = [f"http://127.0.0.1:{node.port}" for node in nodes]
-    return Client(addresses, discover=False, timeout_ms=timeout_ms, attempt_timeout_ms=300)
+    return Client(
+        addresses,
+        discover=False,
+        timeout_ms=timeout_ms,
+        attempt_timeout_ms=attempt_timeout_ms,
+    )
 
 
 async def silent(_: Heard, writer: asyncio.StreamWriter) -> None:
@@ -142,7 +150,10 @@ def small_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     "answering", [*BROKEN.values(), *NOT_DONE.values()], ids=[*BROKEN, *NOT_DONE]
 )
 async def test_another_node_is_asked_when_one_answers_so(api: Api, answering: Answering) -> None:
-    async with listening(answering) as ill, client_of(ill, api) as client:
+    async with (
+        listening(answering) as ill,
+        client_of(ill, api, attempt_timeout_ms=300) as client,
+    ):
         assert (await client.sequences.next("s")).first == 1
         assert (await client.sequences.get("s")).last == 1
         assert len(ill.heard) >= 1
@@ -150,21 +161,37 @@ async def test_another_node_is_asked_when_one_answers_so(api: Api, answering: An
 
 @pytest.mark.parametrize("answering", BROKEN.values(), ids=BROKEN)
 async def test_a_write_that_nobody_answers_well_is_unknown(answering: Answering) -> None:
-    async with listening(answering) as ill, client_of(ill, timeout_ms=700) as client:
+    async with (
+        listening(answering) as ill,
+        client_of(ill, timeout_ms=700, attempt_timeout_ms=300) as client,
+    ):
         began = time.monotonic()
         with pytest.raises(OutcomeUnknownError) as unknown:
             await client.sequences.next("s")
         assert unknown.value.idempotency_key is not None
         with pytest.raises((UnreachableError, NodeFailureError)):
             await client.sequences.get("s")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("answering", NOT_DONE.values(), ids=NOT_DONE)
-async def test_a_write_that_reached_no_node_was_not_done(answering: Answering) -> None:
-    async with listening(answering) as ill, client_of(ill, timeout_ms=400) as client:
+async def test_a_write_that_reached_no_node_was_not_done(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every attempt has the time that a busy machine takes.
+    monkeypatch.setattr(attempts, "_LEAST_ATTEMPT_S", 5.0)
+    async with listening(answering) as ill, Client([ill.address], discover=False) as client:
         with pytest.raises(NodeFailureError):
-            await client.sequences.next("s")
+            await client.sequences.next("s", timeout_ms=5_300)
+
+
+async def test_no_attempt_begins_too_late_to_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "_LEAST_ATTEMPT_S", 5.0)
+    unready = written(problem_of(503, "NO_QUORUM"))
+    async with listening(unready) as node, Client([node.address], discover=False) as client:
+        with pytest.raises(NoQuorumError):
+            await client.sequences.next("s", timeout_ms=5_000)
+        assert len(node.heard) == 1
 
 
 async def test_of_an_answer_that_never_ends_little_is_taken_in() -> None:
@@ -178,7 +205,7 @@ async def test_of_an_answer_that_never_ends_little_is_taken_in() -> None:
             await writer.drain()
             sent += 65_536
 
-    async with listening(flood) as ill, client_of(ill, timeout_ms=400) as client:
+    async with listening(flood) as ill, client_of(ill, timeout_ms=2_000) as client:
         with pytest.raises(NodeFailureError, match="more than 65536 bytes"):
             await client.sequences.get("s")
         # What was taken in, and what lies in buffers on the way.
@@ -204,7 +231,7 @@ async def test_every_attempt_of_a_write_is_the_same_request(api: Api) -> None:
     assert uuid.UUID(keys.pop()).version == 7
     assert len(heard) > 2
     assert len({(request.method, request.path, request.body) for request in heard}) == 1
-    assert all(1 <= int(each.headers["tidelock-timeout-ms"]) <= 300 for each in heard)
+    assert all(1 <= int(each.headers["tidelock-timeout-ms"]) <= 600 for each in heard)
 
 
 async def test_a_refusal_by_a_gatekeeper_does_not_decide_what_an_earlier_attempt_did() -> None:
@@ -246,7 +273,7 @@ async def test_timestamps_that_were_not_asked_for_are_given_to_nobody(api: Api) 
 async def test_callers_of_timestamps_are_all_told_what_is_wrong() -> None:
     async with (
         listening(BROKEN["it is a web page"]) as ill,
-        client_of(ill, timeout_ms=200) as client,
+        client_of(ill, timeout_ms=1_000) as client,
     ):
         waiting = [asyncio.create_task(client.timestamp()) for _ in range(5)]
         told = await asyncio.gather(*waiting, return_exceptions=True)
@@ -384,12 +411,12 @@ async def test_who_gets_no_connection_in_time_has_sent_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transport, "GREATEST_CONNECTIONS", 1)
-    async with listening(silent) as node, client_of(node, timeout_ms=250) as client:
-        first = asyncio.create_task(client.sequences.next("s", timeout_ms=2_000))
+    async with listening(silent) as node, client_of(node, timeout_ms=5_000) as client:
+        first = asyncio.create_task(client.sequences.next("s", timeout_ms=9_000))
         while not node.heard:
             await asyncio.sleep(0.01)
         with pytest.raises(UnreachableError):
-            await client.sequences.next("s", timeout_ms=100)
+            await client.sequences.next("s", timeout_ms=1_000)
         first.cancel()
         await asyncio.wait([first])
 
@@ -413,12 +440,20 @@ async def test_what_cannot_be_sent_is_refused_before_it_is(api: Api) -> None:
             client.versions.get("events"),
             client.sequences.next("\ud800"),
             client.locks.acquire("l", "a", ttl_ms=9, idempotency_key="k\n"),
+            client.events.record("e", {"deep": [1, (2.0, float("nan"))]}),
+            client.versions.write_object("o", "a", float("inf")),
+            anext(client.diagrams.edges(kinds="vector")),
         ):
             with pytest.raises(ValueError):  # noqa: PT011 - each says it in its own words
                 await call
+        with pytest.raises(ValueError, match="must be a list"):
+            client.watch(kinds="lock.*")
+        with pytest.raises(TypeError):
+            await client.events.record("e", object())
         assert api.cluster.applied_position().entry == 0
         with pytest.raises(UnreachableError):
             await client.sequences.next("s", timeout_ms=0)
+        assert (await client.events.record("e", [None, 1.5])).event_data == [None, 1.5]
 
 
 async def test_odd_names_reach_the_node_as_they_are(api: Api) -> None:

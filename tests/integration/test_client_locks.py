@@ -14,7 +14,7 @@ from statemachine.commands import AnyCommand, IdempotencyKey
 from statemachine.outcomes import RequestOutcome
 from tests.integration.local_cluster import LocalCluster
 from tests.integration.serving import Api, serving
-from tidelock.client import Client, Lock
+from tidelock.client import Client, Lock, leases
 from tidelock.client.answers import LockLease
 from tidelock.errors import (
     ClientClosedError,
@@ -266,6 +266,16 @@ async def test_a_block_that_is_cancelled_while_it_ends_gives_the_lock_back() -> 
         assert lock.remaining_ms == 0
         api.cluster.fault = None
         await free(client, "l")
+
+
+async def test_a_lock_that_could_not_be_given_back_is_so_as_soon_as_it_can(
+    api: Api, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_RELEASE_TIMEOUT_MS", 100)
+    async with client.lock("l", ttl_ms=LONG_MS):
+        api.cluster.fault = NoQuorum()
+    api.cluster.fault = None
+    await free(client, "l")
 
 
 async def test_closing_a_client_gives_up_what_it_waits_for(api: Api, client: Client) -> None:

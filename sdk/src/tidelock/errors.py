@@ -90,6 +90,10 @@ class OutcomeUnknownError(TidelockError):
         super().__init__(message)
         self.idempotency_key = idempotency_key
 
+    def __reduce__(self) -> tuple[type[OutcomeUnknownError], tuple[str, str | None]]:
+        """So that it survives the way from one process to another."""
+        return type(self), (str(self), self.idempotency_key)
+
 
 class LockLostError(TidelockError):
     """The lease of a lock is over, or its holder can no longer be sure of it."""
@@ -101,6 +105,10 @@ class ProblemError(TidelockError):
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.code} ({problem.status}): {problem.detail}")
         self.problem = problem
+
+    def __reduce__(self) -> tuple[type[ProblemError], tuple[Problem]]:
+        """So that it survives the way from one process to another."""
+        return type(self), (self.problem,)
 
     @property
     def code(self) -> str:

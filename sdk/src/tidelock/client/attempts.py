@@ -41,6 +41,9 @@ Read = Callable[[Received], T]
 _LEAST_PAUSE_S: Final = 0.02
 _GREATEST_PAUSE_S: Final = 0.5
 
+_LEAST_ATTEMPT_S: Final = 0.05
+"""With less time than this left, another attempt would only make an outcome unknown."""
+
 _TRY_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which another attempt may do better."""
 _BUSY: Final = frozenset({408, 429})
@@ -126,11 +129,13 @@ class _Attempts(Generic[T]):
 
     async def run(self) -> T:
         pause_s = _LEAST_PAUSE_S
-        while self._remaining_s > 0:
+        least_s = 0.0
+        while self._remaining_s > least_s:
             nodes = self._transport.nodes.in_order() if self._only is None else [self._only]
             for url in nodes:
-                if self._remaining_s <= 0:
+                if self._remaining_s <= least_s:
                     break
+                least_s = _LEAST_ATTEMPT_S
                 found = await self._one(url)
                 if found:
                     return found[0]

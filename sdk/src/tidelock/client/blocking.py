@@ -282,8 +282,14 @@ class BlockingLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if os.getpid() == self._pid:
+        if os.getpid() != self._pid:
+            return
+        try:
             self._engine.run(self._lock.__aexit__(kind, error, trace))
+        except ClientClosedError:
+            # Nobody renews it or gives it back any more; it ends by itself.
+            if error is None:
+                self.check()
 
     @property
     def fencing_token(self) -> int:

@@ -21,7 +21,7 @@ from tidelock.client.leases import Lock
 from tidelock.client.locks import LockMode, Locks
 from tidelock.client.nodes import Nodes
 from tidelock.client.oracle import Oracle, SharedDraws
-from tidelock.client.resource import Asking
+from tidelock.client.resource import Asking, names
 from tidelock.client.timestamps import Events, HybridClocks, Participants, Sequences
 from tidelock.client.transport import Transport
 from tidelock.client.vectors import VectorClocks, Versions
@@ -171,7 +171,9 @@ class Client:
         Raises:
             CompactedError: what follows is no longer kept.
             InvalidRequestError: there is no such kind or position.
+            ValueError: `kinds` is a text; it is a list of them.
         """
+        names("kinds", kinds)
         watching = Watching(self._transport, kinds=kinds, after=after, silence_ms=silence_ms)
         return watching.run()
 

@@ -7,7 +7,7 @@ from typing import Final, TypedDict, TypeVar, Unpack
 
 from tidelock.client.answers import ShivizLog, SpaceTime
 from tidelock.client.attempts import JsonOf, Read
-from tidelock.client.resource import Reading, Resource, onwards, reading_of
+from tidelock.client.resource import Reading, Resource, names, onwards, reading_of
 from tidelock.client.transport import Received
 
 T = TypeVar("T")
@@ -53,10 +53,14 @@ class Diagrams(Resource):
         drawing: Drawing,
     ) -> AsyncIterator[T]:
         participants, kinds = drawing.get("participants"), drawing.get("kinds")
+        if participants is not None:
+            participants = ",".join(map(_escaped, names("participants", participants)))
+        if kinds is not None:
+            kinds = ",".join(names("kinds", kinds))
         query: dict[str, object] = {
             "format": form,
-            "participants": None if participants is None else ",".join(map(_escaped, participants)),
-            "kinds": None if kinds is None else ",".join(kinds),
+            "participants": participants,
+            "kinds": kinds,
             "from": drawing.get("begin"),
             "to": drawing.get("end"),
             "limit": drawing.get("events"),

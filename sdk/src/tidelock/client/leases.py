@@ -53,7 +53,7 @@ class Lock:
         self._transport = transport
         self._locks = Locks(transport)
         self.name = name
-        self.owner = owner or new_key()
+        self.owner = new_key() if owner is None else owner
         self.lost = asyncio.Event()
         self._ttl_ms = ttl_ms
         self._wait_ms = wait_ms
@@ -128,8 +128,8 @@ class Lock:
         except FencingTokenStaleError:
             return False
         except TidelockError:
-            # Nobody could be told; the lease ends by itself.
-            pass
+            # Nobody could be told so far. Others may have it as soon as somebody can.
+            say_released(self._transport, self.name, self.owner, self.fencing_token)
         return True
 
     def quit(self) -> None:

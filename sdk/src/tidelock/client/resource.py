@@ -7,7 +7,7 @@ What is raised is drawn in `tidelock.errors`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, urlencode
 
@@ -175,6 +175,13 @@ def part(name: str) -> str:
     if not name:
         raise ValueError("a name must not be empty")
     return quote(name, safe="")
+
+
+def names(option: str, given: Sequence[str]) -> Sequence[str]:
+    """Return what is given. Raises: ValueError: it is one text, not a list of them."""
+    if isinstance(given, str):
+        raise ValueError(f"{option} must be a list, as [{given!r}]")
+    return given
 
 
 def query_of(given: Mapping[str, object]) -> str:

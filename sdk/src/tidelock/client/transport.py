@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -185,6 +186,7 @@ class Transport:
             # nothing was sent.
             connect=total_s * 0.95,
             sock_connect=min(_CONNECT_S, patience_s),
+            ceil_threshold=math.inf,
         )
         target = URL(f"{url}{call.path}", encoded=True)
         try:
@@ -251,7 +253,29 @@ def rubbish(answer: Received, why: str = "") -> Problem:
 
 
 def encode(body: Mapping[str, Any], *, leave_out_none: bool = True) -> bytes:
-    """Return the JSON of a body; what is None is left to the node, unless None is a value."""
+    """Return the JSON of a body; what is None is left to the node, unless None is a value.
+
+    Raises: ValueError, TypeError: no JSON can say this.
+    """
     if leave_out_none:
         body = {name: value for name, value in body.items() if value is not None}
-    return msgspec.json.encode(body)
+    content = msgspec.json.encode(body)
+    if b"null" in content:
+        _refuse_what_is_no_number(body)
+    return content
+
+
+def _refuse_what_is_no_number(value: object) -> None:
+    """Raise unless all numbers are numbers in JSON too; others would silently become null.
+
+    Raises: ValueError
+    """
+    match value:
+        case float() if not math.isfinite(value):
+            raise ValueError(f"{value} is no number in JSON")
+        case dict():
+            for each in value.values():
+                _refuse_what_is_no_number(each)
+        case list() | tuple():
+            for each in value:
+                _refuse_what_is_no_number(each)
