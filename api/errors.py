@@ -66,6 +66,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "DATA_NOT_FOUND": ProblemKind(404, "Nothing is committed under this key"),
     "TRANSACTION_NOT_FOUND": ProblemKind(404, "No such transaction is known"),
     "BRANCH_NOT_FOUND": ProblemKind(404, "The transaction has no such branch"),
+    "SAGA_DEFINITION_NOT_FOUND": ProblemKind(404, "No such saga definition is there"),
     "TICKET_NOT_FOUND": ProblemKind(404, "No wait has this ticket"),
     "METHOD_NOT_ALLOWED": ProblemKind(405, "The path does not take this method"),
     "BODY_TIMEOUT": ProblemKind(
@@ -132,6 +133,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     ),
     "LOCK_QUEUE_FULL": ProblemKind(429, "No more can wait for the lock now", retryable=True),
     "LOCK_TABLE_FULL": ProblemKind(429, "No more locks can be held now", retryable=True),
+    "SAGA_DEFINITIONS_FULL": ProblemKind(
+        429, "No more saga definitions can be taken", retryable=True
+    ),
     "SUBSCRIBERS_FULL": ProblemKind(429, "No more subscribers can be taken", retryable=True),
     "SYNC_REPORTERS_FULL": ProblemKind(429, "No more participants can report now", retryable=True),
     "PROPOSALS_FULL": ProblemKind(

@@ -82,6 +82,9 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.RegisterDtmBranch: 1,
     commands.RecordDtmProgress: 1,
     commands.HastenAllDtm: 1,
+    commands.PutSagaDefinition: 1,
+    commands.DeleteSagaDefinition: 1,
+    commands.StartSaga: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

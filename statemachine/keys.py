@@ -31,6 +31,9 @@
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
     X ?                                      global transactions, their row locks, RM channels, what
                                              is told of them: see `statemachine.transactions`
+    X ?                                      global transactions, their row locks, RM channels, saga
+                                             definitions, what is told of them: see
+                                             `statemachine.transactions`
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -101,6 +104,8 @@ ROW_LOCK_WAITING_XID: Final = b"Xx"
 DTM_PROGRESS: Final = b"Xk"
 CHANNEL: Final = b"Xe"
 CHANNEL_INDEX: Final = b"Xj"
+SAGA_DEFINITION: Final = b"Xy"
+SAGA_RUN: Final = b"Xz"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

@@ -531,6 +531,12 @@ class Machine:
                 | commands.HastenAllDtm()
             ):
                 return self._coordinator.execute_dtm(command, place)
+            case (
+                commands.PutSagaDefinition()
+                | commands.DeleteSagaDefinition()
+                | commands.StartSaga()
+            ):
+                return self._coordinator.execute_saga(command, place)
             case commands.SetTransactionRetention():
                 return self._coordinator.set_retention(command)
             case commands.RecordAction():

@@ -84,6 +84,8 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """The id of the last channel session that began."""
     subscriber_count: int = 0
     """Subscribers of all topics together."""
+    saga_definition_count: int = 0
+    """Names of saga definitions, those deleted included that sagas still follow."""
     checkpoint_index: int = 0
     """The entry whose digest nodes compare; 0 before the first."""
     checkpoint_digest: bytes = b""

@@ -54,6 +54,8 @@ class NativeStyle:
         elif row.program == Program.MESSAGE:
             # A message is delivered as it is: what looks like a reference is its own affair.
             body = branch.payload or b"{}"
+        elif operation is Operation.ROLLBACK and branch.compensation:
+            body = branch.compensation
         else:
             try:
                 body = self._resolve(branch, branches) or b"{}"

@@ -40,6 +40,7 @@ from statemachine.commands.entries import (
     IdempotencyKey,
     MessageCommand,
     Request,
+    SagaCommand,
     TransactionCommand,
     Unit,
 )
@@ -74,6 +75,11 @@ from statemachine.commands.proposals import (
     VoteProposals,
 )
 from statemachine.commands.recovery import RecordRecoveries
+from statemachine.commands.saga_definitions import (
+    DeleteSagaDefinition,
+    PutSagaDefinition,
+    StartSaga,
+)
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.synchronisation import (
     AcknowledgeSync,
@@ -124,6 +130,7 @@ __all__ = [
     "Command",
     "DecideGlobal",
     "DecideProposal",
+    "DeleteSagaDefinition",
     "DeleteSubscriber",
     "DeleteTopic",
     "DetachChannels",
@@ -147,6 +154,7 @@ __all__ = [
     "PrepareDtm",
     "PrepareMessage",
     "ProposeData",
+    "PutSagaDefinition",
     "PutSubscriber",
     "ReceiveMessage",
     "RecordAction",
@@ -167,9 +175,11 @@ __all__ = [
     "Request",
     "ReserveTimestamps",
     "RunGlobal",
+    "SagaCommand",
     "SendMessage",
     "SetSyncInterval",
     "SetTransactionRetention",
+    "StartSaga",
     "Step",
     "StopDtm",
     "SubmitDtm",

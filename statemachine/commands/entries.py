@@ -51,6 +51,11 @@ from statemachine.commands.operating import RecordAction, SetTransactionRetentio
 from statemachine.commands.oracle import ReserveTimestamps
 from statemachine.commands.proposals import DecideProposal, ProposeData, VoteProposals
 from statemachine.commands.recovery import RecordRecoveries
+from statemachine.commands.saga_definitions import (
+    DeleteSagaDefinition,
+    PutSagaDefinition,
+    StartSaga,
+)
 from statemachine.commands.sequences import AdvanceSequence
 from statemachine.commands.synchronisation import (
     AcknowledgeSync,
@@ -104,6 +109,8 @@ ChannelCommand = (
     | RecordCleaned
     | RecordBranchAnswer
 )
+
+SagaCommand = PutSagaDefinition | DeleteSagaDefinition | StartSaga
 
 MessageCommand = PrepareMessage | PutSubscriber | DeleteSubscriber | DeleteTopic
 
@@ -183,10 +190,13 @@ AnyCommand = (
     | RegisterDtmBranch
     | RecordDtmProgress
     | HastenAllDtm
+    | PutSagaDefinition
+    | DeleteSagaDefinition
+    | StartSaga
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to
-synchronisation and proposals, 50 to 59 to locks, 60 to 99 to
+synchronisation and proposals, 50 to 59 to locks, 60 to 105 to
 transactions; results and changes follow the same ranges."""
 
 

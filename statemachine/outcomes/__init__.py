@@ -43,6 +43,7 @@ from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VoteCast, VotesCounted
 from statemachine.outcomes.recovery import RecoveriesRecorded
 from statemachine.outcomes.result import Result
+from statemachine.outcomes.saga_definitions import SagaDefinitionDeleted, SagaDefinitionPut
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.synchronisation import (
     ClockReported,
@@ -106,6 +107,8 @@ __all__ = [
     "RowLockHolder",
     "RowsLocked",
     "RowsUnlocked",
+    "SagaDefinitionDeleted",
+    "SagaDefinitionPut",
     "SequenceAdvanced",
     "Sibling",
     "SubscribersChanged",

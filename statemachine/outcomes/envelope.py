@@ -33,6 +33,7 @@ from statemachine.outcomes.operating import ActionRecorded, TransactionRetention
 from statemachine.outcomes.oracle import TimestampsReserved
 from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
 from statemachine.outcomes.recovery import RecoveriesRecorded
+from statemachine.outcomes.saga_definitions import SagaDefinitionDeleted, SagaDefinitionPut
 from statemachine.outcomes.sequences import SequenceAdvanced
 from statemachine.outcomes.synchronisation import (
     ClockReported,
@@ -92,6 +93,8 @@ AnyResult = (
     | BranchAnswerRecorded
     | SubscribersChanged
     | DtmHastened
+    | SagaDefinitionPut
+    | SagaDefinitionDeleted
 )
 
 

@@ -15,6 +15,7 @@ from statemachine.commands import (
     ChannelCommand,
     DtmCommand,
     MessageCommand,
+    SagaCommand,
     TransactionCommand,
 )
 from statemachine.outcomes import Outcome, Rejected
@@ -36,6 +37,7 @@ from statemachine.transactions import (
 )
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.due import DueNotes
+from statemachine.transactions.state_language import definitions, starting
 from statemachine.write_buffer import WriteBuffer
 
 
@@ -139,6 +141,18 @@ class Coordinator:
                 return cleaning.record(desk.writes, command)
             case commands.RecordBranchAnswer():
                 return driving.take_answer(desk, command, place)
+            case _:
+                assert_never(command)
+
+    def execute_saga(self, command: SagaCommand, place: int) -> Outcome:
+        desk = self._desk
+        match command:
+            case commands.PutSagaDefinition():
+                return definitions.put(desk.state, desk.writes, command)
+            case commands.DeleteSagaDefinition():
+                return definitions.delete(desk.state, desk.writes, command)
+            case commands.StartSaga():
+                return starting.start(desk, command, place)
             case _:
                 assert_never(command)
 

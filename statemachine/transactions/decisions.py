@@ -30,6 +30,7 @@ from statemachine.transactions.participation import not_found
 from statemachine.transactions.planning import Program
 from statemachine.transactions.recovery import erase_recoveries
 from statemachine.transactions.rows import Global, erase
+from statemachine.transactions.state_language.runs import erase_run
 from statemachine.transactions.statuses import (
     BRANCH_ENDED,
     COMMIT_FAMILY,
@@ -170,6 +171,8 @@ def forget(desk: Desk, due_ms: int, xid: str) -> None:
         row = transaction.row
         erase_recoveries(desk.writes, row)
         erase(desk.writes, row)
+        if row.program == Program.STATE_MACHINE:
+            erase_run(desk.writes, xid)
         put_summary(
             desk.writes,
             xid,

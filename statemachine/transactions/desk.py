@@ -41,6 +41,9 @@ from statemachine.transactions.rows import (
     decode_branch,
     get_global,
 )
+from statemachine.transactions.state_language.definitions import unpin
+from statemachine.transactions.state_language.interpreter import Interpreter
+from statemachine.transactions.state_language.runs import get_run, stop_run
 from statemachine.transactions.statuses import (
     BRANCH_ENDED,
     COMMIT_FAMILY,
@@ -188,6 +191,8 @@ class Desk:
         committed = transaction.row.status in COMMIT_FAMILY
         if not committed:
             self._leave_out(transaction, place)
+            if transaction.row.program == Program.STATE_MACHINE:
+                stop_run(self.writes, transaction.row.xid, self.state.wall_ms)
         for ticket in self.locks.tickets_of(transaction.row.xid):
             # Nobody registers any more: what waits for rows waits in vain.
             wait = self.locks.withdraw(ticket)
@@ -233,7 +238,7 @@ class Desk:
             never_begun = branch.status is BranchStatus.REGISTERED and not may_have_begun(
                 branch, branches
             )
-            refused = branch.status is BranchStatus.PHASE_ONE_FAILED
+            refused = branch.status is BranchStatus.PHASE_ONE_FAILED and not branch.outcome_unknown
             if never_begun or (refused and not row.compensates_failed):
                 transaction.advance_branch(branch, BranchInput.WITHDRAW, place)
 
@@ -254,6 +259,8 @@ class Desk:
         if instant:
             return True
         if row.status is GlobalStatus.BEGIN:
+            if row.program == Program.STATE_MACHINE:
+                return self._go_on(transaction, place)
             return self._decide_by_itself(transaction, place)
         if not transaction.is_driven:
             return False
@@ -265,6 +272,28 @@ class Desk:
             self._end(transaction, GlobalInput.FAIL, place)
             return True
         return False
+
+    def _go_on(self, transaction: Transaction, place: int) -> bool:
+        """Let a saga follow its definition as far as it can without a further call."""
+        interpreter = Interpreter(
+            self.writes,
+            transaction,
+            lambda branch: self.register(transaction, branch, place),
+            self.state.wall_ms,
+        )
+        ending = interpreter.go_on()
+        if ending is None:
+            return False
+        if not ending.commit:
+            self.decide(transaction, GlobalInput.ROLL_BACK, ending.reason, place)
+            return True
+        for branch in transaction.branches:
+            if branch.status is BranchStatus.PHASE_ONE_FAILED:
+                # What was caught has no part in what is committed.
+                transaction.advance_branch(branch, BranchInput.WITHDRAW, place)
+        transaction.decide(GlobalInput.COMMIT, "", place)
+        self._note(transaction, place)
+        return True
 
     def _decide_by_itself(self, transaction: Transaction, place: int) -> bool:
         row = transaction.row
@@ -318,6 +347,10 @@ class Desk:
             self.state.global_count -= 1
             channel_binding.unbind(self.writes, row.xid, transaction.branches)
             cleaning.note(self.state, self.writes, transaction)
+            if row.program == Program.STATE_MACHINE:
+                run = get_run(self.writes, row.xid)
+                assert run is not None, "a saga that follows a definition has a run"
+                unpin(self.state, self.writes, run.machines)
         if row.status in ENDED | FAILED:
             self._answer_waiting(transaction, place)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from statemachine.commands.channels import RecordBranchAnswer
 from statemachine.commands.transactions import ReportCalls, ReportedCall, RunGlobal, Step
 from statemachine.outcomes import Applied, CallsReported, Outcome, Rejected, RejectionCode
@@ -13,6 +15,7 @@ from statemachine.transactions.desk import Desk
 from statemachine.transactions.participation import GREATEST_BRANCHES, not_found
 from statemachine.transactions.planning import Call, Operation, Program, next_calls
 from statemachine.transactions.rows import Branch
+from statemachine.transactions.state_language.judging import Judge
 from statemachine.transactions.statuses import BranchStatus, Mode
 from statemachine.transactions.transaction import Transaction
 from statemachine.transactions.transitions import BranchInput, GlobalInput
@@ -48,6 +51,9 @@ _STEPS_UNUSABLE: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
     f"A transaction has 1 to {GREATEST_BRANCHES} steps, each standing only on earlier ones.",
 )
+_PROGRAM_UNUSABLE: Final = Rejected(
+    RejectionCode.INVALID_COMMAND, f"program is none of {', '.join(sorted(_MODE_OF))}."
+)
 
 
 def run(desk: Desk, command: RunGlobal, place: int) -> Outcome:
@@ -57,6 +63,8 @@ def run(desk: Desk, command: RunGlobal, place: int) -> Outcome:
         not 0 <= at < number for number, step in enumerate(steps) for at in step.depends_on
     ):
         return _STEPS_UNUSABLE
+    if command.program not in _MODE_OF:
+        return _PROGRAM_UNUSABLE
     program = Program(command.program)
     opened = desk.open(command.xid, command.prefix, command.name, program, place, submitted=True)
     if isinstance(opened, Rejected):
@@ -135,6 +143,8 @@ def _take(
 ) -> None:
     if call.operation is Operation.QUERY:
         _answered(desk, transaction, call, reported, place)
+    elif call.operation is Operation.FORWARD and transaction.row.program == Program.STATE_MACHINE:
+        _state_answered(desk, transaction, call, reported, place)
     elif reported.verdict == "DONE":
         _done(desk, transaction, call, reported, place)
     elif call.operation is Operation.FORWARD:
@@ -200,6 +210,50 @@ def _forward_failed(
     desk.record_failure(transaction, branch, place)
     step = branch.name or str(branch.branch_id)
     desk.decide(transaction, GlobalInput.ROLL_BACK, f"step {step} failed: {failure.message}", place)
+
+
+def _state_answered(
+    desk: Desk, transaction: Transaction, call: Call, reported: ReportedCall, place: int
+) -> None:
+    """A state of a definition was called: what follows is what its rules make of the answer."""
+    branch = call.branch
+    judge = Judge(desk.writes, transaction.row.xid, branch)
+    match reported.verdict:
+        case "DONE":
+            judgement = judge.done(reported.result)
+        case "FAILED" | "RETRY":
+            judgement = judge.failed(
+                reported.failure_type[:100],
+                reported.failure_message,
+                refused=reported.verdict == "FAILED",
+            )
+        case _:
+            _call_again(desk, transaction, branch, reported)
+            return
+    if judgement.status == "SU":
+        if reported.verdict != "DONE":
+            reported = msgspec.structs.replace(reported, failure_type="", failure_message="")
+        _done(desk, transaction, call, reported, place)
+        return
+    failure = transaction.failure(judgement.failure_type, judgement.failure_message)
+    repetition_ms = judge.repetition_ms(judgement)
+    if repetition_ms is not None:
+        transaction.change_branch(
+            branch,
+            attempts=branch.attempts + 1,
+            due_ms=desk.state.elapsed_ms + repetition_ms,
+            failure=failure,
+        )
+        return
+    if transaction.row.recovers_forward and not judge.is_caught(judgement):
+        _call_again(desk, transaction, branch, reported)
+        return
+    judge.give_up(judgement)
+    branch = transaction.advance_branch(
+        branch, BranchInput.FAILED, place, detail=failure.message, failure=failure,
+        outcome_unknown=not judgement.definite,
+    )  # fmt: skip
+    desk.record_failure(transaction, branch, place)
 
 
 def _call_again(

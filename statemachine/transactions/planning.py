@@ -35,6 +35,8 @@ class Program(enum.StrEnum):
     """The cluster delivers, once it is submitted, until each subscriber has accepted."""
     WORKFLOW = "WORKFLOW"
     """Its client runs it and decides; the cluster calls the client until it has."""
+    STATE_MACHINE = "STATE_MACHINE"
+    """A saga whose steps follow from a definition, one after the other as it goes on."""
 
 
 class Operation(enum.StrEnum):
@@ -138,6 +140,9 @@ def _roll_back(row: Global, branches: Sequence[Branch]) -> list[Call]:
     left = [branch for branch in branches if branch.status not in BRANCH_ENDED]
     if row.in_order and _in_order_of_dtm(row, Mode.XA):
         return [Call(branch, Operation.ROLLBACK) for branch in left[:1]]
+    if row.program == Program.STATE_MACHINE:
+        last = next((b for b in reversed(left) if b.status not in UNRETRYABLE), None)
+        return [] if last is None else [Call(last, Operation.ROLLBACK)]
     calls = [
         Call(branch, Operation.ROLLBACK)
         for at, branch in enumerate(left)

@@ -97,6 +97,10 @@ class Branch(
     """Of the process whose channel session registered it."""
     did_phase_one: bool = False
     """It has reported that its work of phase one is done, whatever became of it since."""
+    outcome_unknown: bool = False
+    """It failed, and nobody knows whether it has done something: it is undone all the same."""
+    compensation: bytes = b""
+    """What its compensation is called with; empty: its payload."""
 
 
 class Committer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "0ff469a196772cf7595837e897b5c3793e8cfd989b8339fd5af70ed250e72d9c"
+GOLDEN_DIGEST = "1fa27c5c05925c384a5ab00967354944259720b4529a5a84fe95216cdfc69242"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

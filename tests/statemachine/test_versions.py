@@ -24,6 +24,7 @@ from statemachine.commands import (
     Command,
     DecideGlobal,
     DecideProposal,
+    DeleteSagaDefinition,
     DeleteSubscriber,
     DeleteTopic,
     DetachChannels,
@@ -41,6 +42,7 @@ from statemachine.commands import (
     PrepareDtm,
     PrepareMessage,
     ProposeData,
+    PutSagaDefinition,
     PutSubscriber,
     RecordAction,
     RecordBranchAnswer,
@@ -57,6 +59,7 @@ from statemachine.commands import (
     RunGlobal,
     SetSyncInterval,
     SetTransactionRetention,
+    StartSaga,
     StopDtm,
     SubmitDtm,
     TickHybridClock,
@@ -212,6 +215,18 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         RegisterDtmBranch(xid="x", branch_id="01", commit="", rollback="", payload=b""),
         RecordDtmProgress(xid="x", branch_id="01", op="action", status="succeed", data=b""),
         HastenAllDtm(later_than_ms=1, limit=1),
+        PutSagaDefinition(name="d", document=b""),
+        DeleteSagaDefinition(name="d"),
+        StartSaga(
+            xid="",
+            prefix="n1",
+            name="",
+            definition="d",
+            input=b"",
+            timeout_ms=0,
+            wait_ms=0,
+            forward_recovery=False,
+        ),
     )
 }
 

@@ -315,6 +315,21 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         commands.HastenAllDtm(later_than_ms=300, limit=5),
         "9361cd012c05",
     ),
+    (commands.PutSagaDefinition(name="d", document=b"{}"), "9362a164c4027b7d"),
+    (commands.DeleteSagaDefinition(name="d"), "9263a164"),
+    (
+        commands.StartSaga(
+            xid="x",
+            prefix="p",
+            name="n",
+            definition="d",
+            input=b"{}",
+            timeout_ms=300,
+            wait_ms=5,
+            forward_recovery=True,
+        ),
+        "9964a178a170a16ea164c4027b7dcd012c05c3",
+    ),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -414,6 +429,8 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
     (outcomes.BranchAnswerRecorded(recorded=True), "924bc3"),
     (outcomes.SubscribersChanged(topic="t", changed=True, subscribers=2), "944ca174c302"),
     (outcomes.DtmHastened(count=3, more=True), "935103c3"),
+    (outcomes.SagaDefinitionPut(name="d", version=300, changed=True), "9457a164cd012cc3"),
+    (outcomes.SagaDefinitionDeleted(name="d", deleted=True), "9358a164c3"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
@@ -532,7 +549,7 @@ def test_what_is_not_an_entry_is_refused_and_says_why(payload: bytes, why: str) 
 
 
 def test_a_unit_with_a_command_of_an_unknown_tag_is_refused() -> None:
-    unit = encode_unit(SESSION, 1, 1, [bytes.fromhex("9309c091") + b"\x92\x63\xa1n"])
+    unit = encode_unit(SESSION, 1, 1, [bytes.fromhex("9309c091") + b"\x92\x78\xa1n"])
     with pytest.raises(MalformedEntryError, match="not a unit"):
         decode_unit(unit)
 

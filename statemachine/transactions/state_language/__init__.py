@@ -1,0 +1,1 @@
+"""Saga definitions in Seata's state language: what they say, and the machine that follows them."""

@@ -1,0 +1,549 @@
+"""Sagas by definition: what follows from each state, and what is undone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from statemachine import keys
+from statemachine.outcomes import RejectionCode
+from statemachine.state import load_state
+from statemachine.transactions.state_language.definitions import get_head, get_versions
+from statemachine.transactions.state_language.interpreter import (
+    GREATEST_CONTEXT_BYTES,
+    GREATEST_ROUNDS,
+)
+from statemachine.transactions.state_language.runs import GREATEST_STATES_ENTERED
+from tests.statemachine.building import code
+from tests.statemachine.defining import Sagas, machine, task, undoing
+
+ANY = ["*"]
+
+
+def shop(**more: object) -> dict[str, Any]:
+    """Return a purchase: stock is taken, then money; a Choice in between; both can be undone."""
+    return machine(
+        "Reserve",
+        Reserve=task(
+            "reserve",
+            "Enough",
+            CompensateState="Release",
+            Input=[{"sku": "$.[sku]", "count": "$.[count]"}],
+            Output={"reservation": "$.id", "price": "$.price"},
+        ),
+        Release=undoing("reserve", Input=[{"id": "$.[reservation]"}]),
+        Enough={
+            "Type": "Choice",
+            "Choices": [{"Expression": "[price] * [count] <= [budget]", "Next": "Pay"}],
+            "Default": "TooDear",
+        },
+        Pay=task(
+            "pay",
+            "Done",
+            CompensateState="Refund",
+            Input=[{"amount": "$.[price] * [count]"}],
+            Catch=[{"Exceptions": ANY, "Next": "GiveUp"}],
+            **more,
+        ),
+        Refund=undoing("pay"),
+        GiveUp={"Type": "CompensationTrigger", "Next": "Unpaid"},
+        Unpaid={"Type": "Fail", "ErrorCode": "UNPAID", "Message": "the account refused"},
+        TooDear={"Type": "Fail", "ErrorCode": "TOO_DEAR"},
+        Done={"Type": "Succeed"},
+    )
+
+
+ORDER = {"sku": "a", "count": 2, "budget": 100}
+
+
+# --- the way through
+
+
+def test_a_saga_goes_from_state_to_state_with_what_they_gave_out() -> None:
+    log = Sagas()
+    log.run(shop(), ORDER)
+    assert log.called() == ["Reserve"]
+    assert log.body() == {"sku": "a", "count": 2}
+    log.answer({"id": 7, "price": 19.5})
+    assert log.called() == ["Pay"]
+    assert log.body() == {"amount": 39}
+    log.answer()
+    assert log.ended() == "COMMITTED"
+    assert log.states() == ["Reserve SU", "Enough SU", "Pay SU", "Done SU"]
+    assert log.variables() == {**ORDER, "reservation": 7, "price": 19.5}
+    assert log.statuses() == ["PHASE_TWO_COMMITTED"] * 2
+
+
+def test_a_choice_without_a_match_takes_the_default_and_fail_undoes_what_was_done() -> None:
+    log = Sagas()
+    log.run(shop(), ORDER)
+    log.answer({"id": 7, "price": 50.01})
+    assert log.called() == ["Reserve undo"]
+    assert log.body() == {"id": 7}
+    assert log.undo_all() == ["Reserve"]
+    assert log.ended() == "ROLLED_BACK TOO_DEAR"
+    assert log.states() == ["Reserve SU", "Enough SU", "TooDear FA"]
+
+
+def test_what_is_caught_leads_on_and_a_trigger_undoes_all_in_reverse() -> None:
+    log = Sagas()
+    log.run(shop(), ORDER)
+    log.answer({"id": 7, "price": 10})
+    log.fail()
+    # A definite refusal did nothing, so there is nothing of Pay to undo.
+    assert log.undo_all() == ["Reserve"]
+    assert log.ended() == "ROLLED_BACK UNPAID: the account refused"
+    assert log.states() == ["Reserve SU", "Enough SU", "Pay FA", "GiveUp SU", "Unpaid FA"]
+
+
+def test_what_nobody_knows_of_is_undone_too_with_its_own_body() -> None:
+    log = Sagas()
+    log.run(shop(), ORDER)
+    log.answer({"id": 7, "price": 10})
+    log.lose()
+    assert log.called() == ["Pay undo"]
+    assert log.body() == {"amount": 20}
+    assert log.undo_all() == ["Pay", "Reserve"]
+    assert log.states()[2] == "Pay UN"
+
+
+def test_a_state_that_fails_uncaught_has_everything_undone() -> None:
+    log = Sagas()
+    log.run(shop(), ORDER)
+    log.fail("OUT_OF_STOCK")
+    assert log.ended() == "ROLLED_BACK state Reserve failed: OUT_OF_STOCK: no stock"
+
+
+def test_after_a_catch_that_leads_elsewhere_the_saga_commits_without_what_failed() -> None:
+    log = Sagas()
+    log.run(
+        machine(
+            "A",
+            A=task("a", Catch=[{"Exceptions": ["REFUSED"], "Next": "B"}]),
+            B=task("b", Input=[{"because": "$.#error.type", "in": "$.#error.state"}]),
+        )
+    )
+    log.fail("SOLD_OUT")
+    assert log.body() == {"because": "SOLD_OUT", "in": "A"}
+    log.answer()
+    assert log.ended() == "COMMITTED"
+    assert log.statuses() == ["WITHDRAWN", "PHASE_TWO_COMMITTED"]
+
+
+CAUGHT: list[tuple[list[str], str, bool, bool]] = [
+    (["*"], "TIMEOUT", False, True),
+    (["java.lang.Throwable"], "SOLD_OUT", True, True),
+    (["SOLD_OUT"], "SOLD_OUT", True, True),
+    (["SOLD_OUT"], "SOLD", True, False),
+    (["REFUSED"], "SOLD_OUT", True, True),
+    (["REFUSED"], "TIMEOUT", False, False),
+    (["STATUS_5*"], "STATUS_503", False, True),
+    (["STATUS_5*"], "STATUS_404", False, False),
+    (["A", "B", "TIMEOUT"], "TIMEOUT", False, True),
+]
+
+
+@pytest.mark.parametrize(("names", "failure", "definite", "caught"), CAUGHT)
+def test_a_catch_names_failures(
+    names: list[str], failure: str, definite: bool, caught: bool
+) -> None:
+    log = Sagas()
+    catch = [{"Exceptions": names, "Next": "B"}]
+    log.run(machine("A", A=task("a", Catch=catch), B=task("b")))
+    (log.fail if definite else log.lose)(failure)
+    assert log.called() == (["B"] if caught else [])
+
+
+STATUSES: list[tuple[dict[str, str], object, str]] = [
+    ({}, {"ok": False}, "SU"),
+    ({"#root.ok == false": "FA"}, {"ok": False}, "FA"),
+    ({"#root.ok == false": "FA"}, {"ok": True}, "SU"),
+    ({"#root.ok == true": "SU", "#root != null": "UN"}, {"ok": True}, "SU"),
+    ({"#root.ok == true": "SU", "#root != null": "UN"}, {"ok": False}, "UN"),
+    ({"#root.ok.deep > 1": "FA"}, {"ok": False}, "SU"),
+    ({"#root == null": "FA"}, None, "FA"),
+]
+
+
+@pytest.mark.parametrize(("rules", "answer", "status"), STATUSES)
+def test_the_status_of_a_state_follows_from_its_answer(
+    rules: dict[str, str], answer: object, status: str
+) -> None:
+    log = Sagas()
+    log.run(machine("A", A=task("a", CompensateState="U", Status=rules), U=undoing("a")))
+    log.answer(answer)
+    assert log.states() == [f"A {status}"]
+    assert log.called() == (["A undo"] if status == "UN" else [])
+    assert log.row().status.startswith("COMMIT" if status == "SU" else "ROLL")
+
+
+def test_failures_have_a_status_too() -> None:
+    for rule, undone in (("UN", ["A undo"]), ("FA", [])):
+        log = Sagas()
+        log.run(
+            machine(
+                "A",
+                A=task("a", CompensateState="U", Status={"$Exception{TIMEOUT}": rule}),
+                U=undoing("a"),
+            )
+        )
+        log.lose()
+        assert log.called() == undone
+        assert log.states() == [f"A {rule}"]
+
+
+def test_a_state_that_changes_no_data_has_done_nothing_when_it_is_lost() -> None:
+    log = Sagas()
+    log.run(machine("A", A=task("a")))
+    log.lose()
+    assert log.states() == ["A FA"]
+    log = Sagas()
+    log.run(machine("A", A=task("a", IsForUpdate=True)))
+    log.lose()
+    assert log.states() == ["A UN"]
+
+
+# --- repetitions
+
+
+def test_what_fails_is_repeated_by_the_first_rule_that_means_it_later_and_later() -> None:
+    log = Sagas()
+    rules = [
+        {"Exceptions": ["STATUS_503"], "IntervalSeconds": 2, "MaxAttempts": 3, "BackoffRate": 1.5},
+        {"IntervalSeconds": 0.25, "MaxAttempts": 1},
+    ]
+    log.run(machine("A", A=task("a", Retry=rules)))
+    waits = []
+    for failure in ("STATUS_503", "STATUS_503", "TIMEOUT", "STATUS_503"):
+        log.lose(failure)
+        waits.append(log.row().due_ms - log.elapsed_ms)
+    assert waits == [2_000, 3_000, 250, 4_500]
+    log.lose("STATUS_503")
+    assert log.ended() == "ROLLED_BACK state A failed: STATUS_503: no answer"
+
+
+def test_a_refusal_is_repeated_only_by_a_rule_that_names_it() -> None:
+    for names, again in ((["SOLD_OUT"], True), (["*"], True), ([], False)):
+        log = Sagas()
+        log.run(machine("A", A=task("a", Retry=[{"Exceptions": names, "MaxAttempts": 1}])))
+        log.fail("SOLD_OUT")
+        assert log.called() == (["A"] if again else [])
+
+
+def test_recovery_forward_repeats_what_nothing_catches() -> None:
+    for definition, asked in (({"RecoverStrategy": "Forward"}, False), ({}, True)):
+        log = Sagas()
+        catch = [{"Exceptions": ["SOLD_OUT"], "Next": "B"}]
+        states = machine("A", A=task("a", Catch=catch), B={"Type": "Fail"})
+        log.run({**states, **definition}, forward_recovery=asked)
+        for _ in range(3):
+            log.lose()
+        assert log.called() == ["A"]
+        assert log.branches()[0].attempts == 3
+        log.fail("SOLD_OUT")
+        assert log.ended() == "ROLLED_BACK FAILED"
+
+
+def test_a_saga_past_its_time_is_undone() -> None:
+    log = Sagas()
+    log.put({**shop(), "TimeoutMs": 5_000})
+    log.start(ORDER)
+    log.answer({"id": 7, "price": 10})
+    log.wait(5_000)
+    log.fire_due()
+    assert log.row().status == "TIMEOUT_ROLLING_BACK"
+    assert log.undo_all() == ["Pay", "Reserve"]
+    assert log.states() == ["Reserve SU", "Enough SU", "Pay UN"]
+
+
+# --- loops
+
+
+def loop(**more: object) -> dict[str, Any]:
+    rows: dict[str, object] = {"Collection": "$.[items]", "ElementVariableName": "item", **more}
+    return machine(
+        "Pack",
+        Pack=task(
+            "pack",
+            "After",
+            Loop=rows,
+            Input=[{"item": "$.[item]", "number": "$.[loopCounter]"}],
+            Output={"box": "$.box"},
+            CompensateState="Unpack",
+        ),
+        Unpack=undoing("pack", Input=[{"item": "$.[item]", "box": "$.[box]"}]),
+        After=task("after", Input=[{"boxes": "$.[loopResult]"}]),
+    )
+
+
+def test_a_loop_calls_for_each_element_and_gathers_what_they_gave_out() -> None:
+    log = Sagas()
+    log.run(loop(), {"items": ["a", "b"]})
+    assert log.called() == ["Pack[0]"]
+    assert log.body() == {"item": "a", "number": 0}
+    log.answer({"box": 1})
+    assert log.body() == {"item": "b", "number": 1}
+    log.answer({"box": 2})
+    assert log.called() == ["After"]
+    assert log.body() == {"boxes": [{"box": 1}, {"box": 2}]}
+    log.fail()
+    assert log.body() == {"item": "b", "box": 2}
+    assert log.undo_all() == ["Pack[1]", "Pack[0]"]
+
+
+def test_rounds_are_made_at_once_as_far_as_they_may() -> None:
+    log = Sagas()
+    log.run(loop(Parallel=2), {"items": [1, 2, 3]})
+    assert log.called() == ["Pack[0]", "Pack[1]"]
+    log.answer({"box": "second"}, name="Pack[1]")
+    assert log.called() == ["Pack[0]", "Pack[2]"]
+    log.answer({"box": "third"}, name="Pack[2]")
+    log.answer({"box": "first"})
+    assert [each["box"] for each in log.variables()["loopResult"]] == ["first", "second", "third"]
+
+
+def test_a_round_that_fails_lets_no_further_one_begin_but_those_under_way_end() -> None:
+    log = Sagas()
+    log.run(loop(Parallel=2), {"items": [1, 2, 3]})
+    log.fail(name="Pack[0]")
+    assert log.called() == ["Pack[1]"]
+    log.answer({"box": 5})
+    assert log.undo_all() == ["Pack[1]"]
+    assert log.states() == ["Pack FA"]
+
+
+def test_a_loop_ends_when_enough_is_done() -> None:
+    log = Sagas()
+    condition = "[nrOfCompletedInstances] / [nrOfInstances] >= 0.6"
+    log.run(loop(CompletionCondition=condition), {"items": [1, 2, 3, 4, 5]})
+    for _ in range(3):
+        log.answer({"box": 0})
+    assert log.called() == ["After"]
+    assert log.body() == {"boxes": [{"box": 0}] * 3 + [None] * 2}
+
+
+def test_a_loop_over_nothing_makes_no_round() -> None:
+    log = Sagas()
+    log.run(loop(), {"items": []})
+    assert log.body() == {"boxes": []}
+
+
+@pytest.mark.parametrize("items", [None, 5, {"a": 1}, list(range(GREATEST_ROUNDS + 1))])
+def test_a_loop_over_no_array_or_too_long_a_one_fails(items: object) -> None:
+    log = Sagas()
+    log.run(loop(), {"items": items})
+    assert log.ended().startswith("ROLLED_BACK state Pack failed: LOOP_FAILED")
+
+
+# --- machines within machines
+
+
+def test_a_sub_machine_has_variables_of_its_own_and_gives_out_what_it_ends_with() -> None:
+    log = Sagas()
+    log.put(
+        machine(
+            "Pack",
+            Pack=task("pack", Input=[{"what": "$.[what]"}], Output={"box": "$.box"},
+                      CompensateState="Unpack"),
+            Unpack=undoing("pack", Input=[{"box": "$.[box]", "why": "$.[why]"}]),
+        ),
+        "ship",
+    )  # fmt: skip
+    log.run(
+        machine(
+            "Ship",
+            Ship={
+                "Type": "SubStateMachine",
+                "StateMachineName": "ship",
+                "Input": [{"what": "$.[sku]"}],
+                "Output": {"shipped": "$.#root.box"},
+                "CompensateState": "Unship",
+                "Next": "Tell",
+            },
+            Unship={"Type": "CompensateSubMachine", "Input": [{"why": "$.[reason]"}]},
+            Tell=task("tell", Input=[{"box": "$.[shipped]"}]),
+        ),
+        {"sku": "a", "reason": "r"},
+    )
+    assert log.called() == ["Ship/Pack"]
+    assert log.body() == {"what": "a"}
+    log.answer({"box": 9})
+    assert log.called() == ["Tell"]
+    assert log.body() == {"box": 9}
+    log.fail()
+    assert log.called() == ["Ship/Pack undo"]
+    assert log.body() == {"box": 9, "why": "r"}
+    assert log.undo_all() == ["Ship/Pack"]
+    assert log.states() == ["Ship SU", "Ship/Pack SU", "Tell FA"]
+
+
+def calling(name: str, **more: object) -> dict[str, object]:
+    return {"Type": "SubStateMachine", "StateMachineName": name, **more}
+
+
+def test_a_sub_machine_that_fails_fails_the_state_that_called_it() -> None:
+    log = Sagas()
+    log.put(machine("F", F={"Type": "Fail", "ErrorCode": "CLOSED", "Message": "m"}), "inner")
+    catch = [{"Exceptions": ["CLOSED"], "Next": "B"}]
+    log.run(machine("S", S=calling("inner", Catch=catch), B=task("b")))
+    assert log.called() == ["B"]
+    other = Sagas()
+    other.put(machine("F", F={"Type": "Fail", "ErrorCode": "CLOSED", "Message": "m"}), "inner")
+    other.run(machine("S", S=calling("inner")))
+    assert other.ended() == "ROLLED_BACK state S failed: CLOSED: m"
+    assert other.states() == ["S FA", "S/F FA"]
+
+
+def test_a_loop_runs_sub_machines_side_by_side() -> None:
+    log = Sagas()
+    log.put(machine("A", A=task("a", "B"), B=task("b", Output={"n": "$.n"})), "inner")
+    rounds = {"Collection": "$.[items]", "Parallel": 2}
+    log.run(
+        machine("S", S=calling("inner", Loop=rounds, Output={"n": "$.n"})), {"items": [1, 2, 3]}
+    )
+    assert log.called() == ["S[0]/A", "S[1]/A"]
+    log.answer(name="S[1]/A")
+    assert log.called() == ["S[0]/A", "S[1]/B"]
+    log.answer({"n": 5}, name="S[1]/B")
+    assert log.called() == ["S[0]/A", "S[2]/A"]
+    for name in ("S[0]/A", "S[0]/B", "S[2]/A", "S[2]/B"):
+        log.answer({"n": 1}, name=name)
+    assert log.ended() == "COMMITTED"
+    assert log.variables()["loopResult"] == [{"n": 1}, {"n": 5}, {"n": 1}]
+
+
+def test_machines_that_call_each_other_for_ever_are_stopped() -> None:
+    log = Sagas()
+    log.put(machine("S", S=calling("d")), "e")
+    log.run(machine("S", S=calling("e")))
+    assert "SUB_MACHINE_FAILED" in log.ended()
+    assert log.row().status == "ROLLED_BACK"
+
+
+def test_a_machine_that_is_not_there_cannot_be_followed() -> None:
+    log = Sagas()
+    assert code(log.start()) is RejectionCode.SAGA_DEFINITION_NOT_FOUND
+    log.put(machine("S", S=calling("other")))
+    assert code(log.start()) is RejectionCode.SAGA_DEFINITION_NOT_FOUND
+    assert [each.running for each in get_versions(log.store, "d")] == [0]
+
+
+# --- bounds
+
+
+def test_a_saga_that_goes_round_and_round_is_undone() -> None:
+    log = Sagas()
+    again = {"Type": "Choice", "Choices": [{"Expression": "true", "Next": "A"}]}
+    log.run(machine("A", A=task("a", "Again"), Again=again))
+    calls = 0
+    while log.called() == ["A"]:
+        log.answer()
+        calls += 1
+    assert calls == GREATEST_STATES_ENTERED // 2
+    assert log.ended().startswith("ROLLED_BACK TOO_MANY_STATES")
+
+
+def test_variables_that_grow_too_great_fail_their_state_which_is_undone() -> None:
+    log = Sagas()
+    log.run(
+        machine(
+            "A",
+            A=task("a", "A2", Output={"a": "$.#root"}),
+            A2=task("b", "A3", Output={"b": "$.#root"}),
+            A3=task("c", CompensateState="U", Output={"c": "$.#root"}),
+            U=undoing("c"),
+        )
+    )
+    for _ in range(3):
+        log.answer("x" * (GREATEST_CONTEXT_BYTES // 2 - 1_000))
+    assert log.called() == ["A3 undo"]
+    assert "CONTEXT_TOO_LARGE" in log.row().reason
+
+
+@pytest.mark.parametrize(
+    "expression", ["[a].b.c", "[a] + 1", "[items][7]", "[a] and true", "1 / 0", "-[a]"]
+)
+def test_an_expression_without_a_value_fails_the_state_that_needs_it(expression: str) -> None:
+    log = Sagas()
+    log.run(machine("A", A=task("a", Input=[f"$.{expression}"])), {"items": []})
+    assert log.ended().startswith("ROLLED_BACK state A failed: EXPRESSION_FAILED")
+    log = Sagas()
+    choices = [{"Expression": expression, "Next": "A"}]
+    log.run(machine("C", C={"Type": "Choice", "Choices": choices}, A=task("a")), {"items": []})
+    assert log.ended().startswith("ROLLED_BACK state C failed: EXPRESSION_FAILED")
+
+
+def test_a_choice_that_nothing_matches_fails() -> None:
+    log = Sagas()
+    choices = [{"Expression": "false", "Next": "A"}]
+    log.run(machine("C", C={"Type": "Choice", "Choices": choices}, A=task("a")))
+    assert log.ended().startswith("ROLLED_BACK state C failed: NO_CHOICE")
+
+
+def test_an_answer_that_nobody_can_compute_with_fails_its_state_which_is_undone() -> None:
+    log = Sagas()
+    log.run(machine("A", A=task("a", CompensateState="U"), U=undoing("a")))
+    log.answer(json.loads("[" * 70 + "]" * 70))
+    assert log.called() == ["A undo"]
+    assert "RESULT_UNUSABLE" in log.row().reason
+
+
+@pytest.mark.parametrize("variables", [[], 5, "x", {"a": "x" * 70_000}])
+def test_the_input_is_an_object_of_bounded_size(variables: object) -> None:
+    log = Sagas()
+    log.put(machine("A", A=task("a")))
+    assert code(log.start(variables)) is RejectionCode.INVALID_COMMAND
+
+
+# --- versions
+
+
+def test_a_saga_keeps_the_version_it_began_with_and_a_newer_one_is_followed_by_the_next() -> None:
+    log = Sagas()
+    log.put(machine("A", A=task("a", "B"), B=task("b")))
+    log.start(xid="x")
+    assert log.put(machine("A", A=task("a", "C"), C=task("c"))).version == 2
+    log.start(xid="y")
+    for xid in "xy":
+        log.answer(xid=xid)
+    assert (log.called("x"), log.called("y")) == (["B"], ["C"])
+    assert [(each.version, each.running) for each in get_versions(log.store, "d")] == [
+        (1, 1),
+        (2, 1),
+    ]
+    log.answer(xid="x")
+    assert [(each.version, each.running) for each in get_versions(log.store, "d")] == [(2, 1)]
+
+
+def test_the_same_definition_again_is_no_new_version() -> None:
+    log = Sagas()
+    assert (log.put(shop()).version, log.put(shop()).changed) == (1, False)
+    assert log.put(shop(IsForUpdate=True)).version == 2
+    assert [each.version for each in get_versions(log.store, "d")] == [2]
+
+
+def test_a_deleted_definition_is_followed_to_the_end_by_those_that_began() -> None:
+    log = Sagas()
+    log.put(machine("A", A=task("a", "B"), B=task("b")))
+    log.start()
+    assert log.delete()
+    assert not log.delete()
+    assert code(log.start(xid="y")) is RejectionCode.SAGA_DEFINITION_NOT_FOUND
+    for _ in range(2):
+        log.answer()
+    assert log.ended() == "COMMITTED"
+    assert get_head(log.store, "d") is None
+    assert log.rows(keys.SAGA_DEFINITION) == []
+    assert load_state(log.store).saga_definition_count == 0
+
+
+def test_nothing_is_left_of_a_saga_whose_retention_is_over() -> None:
+    log = Sagas()
+    log.run(machine("A", A=task("a")))
+    log.answer()
+    log.wait(25 * 3_600_000)
+    log.fire_due()
+    assert log.rows(keys.SAGA_RUN) == []
+    assert log.rows(keys.BRANCH) == []
