@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 _PROPOSAL_S: Final = 5.0
 _CONFIRMATION_S: Final = 1.0
-_LOOKS_AT_ONCE: Final = 64
+_LOOKS_AT_ONCE: Final = 32
 """Transactions that are looked at before others have their turn on the loop."""
 _GREATEST_PAUSE_S: Final = 1.0
 _GREATEST_RECORDED: Final = 5_000
@@ -374,10 +374,9 @@ class Driver:
             return
         branch, operation = flight.call.branch, flight.call.operation
         flight.cancel = None
-        reign.work.add(reign.slots.give_back(flight.host))
         if answer.failure_type == "NOT_SENT":
             # Nothing happened. Whoever leads now makes the call.
-            del reign.flights[row.xid, branch.branch_id]
+            self._land(reign, row.xid, branch.branch_id)
             reign.work.add([row.xid])
             self._look_soon()
             return
@@ -420,12 +419,17 @@ class Driver:
             return
         for each in batch:
             self._reach(CrashPoint.TAKEN, each.operation, "")
-            reign.flights.pop((each.xid, each.branch_id), None)
+            self._land(reign, each.xid, each.branch_id)
             reign.reporting[each.xid] -= 1
             if not reign.reporting[each.xid]:
                 del reign.reporting[each.xid]
                 reign.work.add([each.xid])
         self._look_soon()
+
+    def _land(self, reign: Reign, xid: str, branch_id: int) -> None:
+        """End a flight. Its slot was its report's, too, which bounds what waits for the log."""
+        flight = reign.flights.pop((xid, branch_id))
+        reign.work.add(reign.slots.give_back(flight.host))
 
     def _on_stale(self) -> None:
         """Another has led meanwhile: what this node knows of its calls counts no more."""
