@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tests.simulation.bank import BankClients
 from tests.simulation.calls import Callers
 from tests.simulation.checks import check
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import SimulatedCluster
+from tests.simulation.driving import Drivers
 from tests.simulation.faults import Faults
 from tests.simulation.housekeeping import SimulatedHousekeeping
 from tests.simulation.locking import LockClients
 from tests.simulation.recorder import Recorder
 from tests.simulation.sequences import SequenceClients
+from tests.simulation.transacting import TransactionClients
 from tests.simulation.vectors import VectorClients
 from tests.simulation.voting import ProposalClients
 from tests.simulation.watching import WatchClients
@@ -26,7 +30,7 @@ from tests.simulation.world import Violation, World
 HEALED_WITHIN_S = 60.0
 """Liveness: after the last fault, everybody agrees again within this time."""
 
-CLIENTS = ("locks", "sequences", "vectors", "proposals", "watch")
+CLIENTS = ("locks", "sequences", "vectors", "proposals", "watch", "transactions", "bank")
 """Who may take part beside those of events and of the oracle."""
 
 MIXES: tuple[tuple[str, ...], ...] = (
@@ -36,6 +40,7 @@ MIXES: tuple[tuple[str, ...], ...] = (
     ("locks", "sequences"),
     ("vectors", "watch"),
     ("proposals", "watch"),
+    ("transactions", "bank"),
 )
 """Which clients take part: the seeds go through them in turn."""
 
@@ -94,12 +99,15 @@ class _Run:
         cluster, callers = self.cluster, self._callers
         housekeeping = SimulatedHousekeeping(cluster)
         recorder = Recorder(cluster)
+        drivers = functools.cache(lambda: Drivers(cluster))
         makers: dict[str, Callable[[], Clients]] = {
             "locks": lambda: LockClients(cluster, callers, recorder),
             "sequences": lambda: SequenceClients(cluster, callers),
             "vectors": lambda: VectorClients(cluster, callers),
             "proposals": lambda: ProposalClients(cluster, rate_per_s=2.0),
             "watch": lambda: WatchClients(cluster, recorder, housekeeping),
+            "transactions": lambda: TransactionClients(cluster, callers, drivers()),
+            "bank": lambda: BankClients(cluster, callers, drivers()),
         }
         return [makers[name]() for name in mix]
 

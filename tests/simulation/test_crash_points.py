@@ -14,15 +14,13 @@ from collections.abc import Callable
 import pytest
 
 from node.consensus.engine import Engine
-from node.delivery.crash_points import CrashPoint, Reach
+from node.delivery.crash_points import CrashPoint, Reach, nowhere
 from statemachine.transactions.transaction import Transaction
+from tests.simulation.calls import Callers
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.driving import (
-    Participants,
-    TransactionClients,
-    all_ended,
-    check_transactions,
-)
+from tests.simulation.driving import Drivers
+from tests.simulation.housekeeping import SimulatedHousekeeping
+from tests.simulation.transacting import TransactionClients
 from tests.simulation.world import Process, ProcessStopped, World
 
 P = CrashPoint
@@ -52,6 +50,11 @@ OF_THE_DRIVER = [
     (P.ANSWERED, "ROLLBACK", "DONE"),
     (P.ANSWERED, "ROLLBACK", "RETRY"),
     (P.ANSWERED, "ROLLBACK", "ONGOING"),
+    (P.CALL_SENT, "QUERY", ""),
+    (P.ANSWERED, "QUERY", "DONE"),
+    (P.ANSWERED, "QUERY", "FAILED"),
+    (P.ANSWERED, "QUERY", "RETRY"),
+    (P.TAKEN, "QUERY", ""),
     (P.REPORT_GATHERED, "FORWARD", ""),
     (P.REPORT_GATHERED, "COMMIT", ""),
     (P.REPORT_GATHERED, "ROLLBACK", ""),
@@ -120,33 +123,46 @@ class Crashes:
         self.cluster.world.at(0.7, lambda: self.cluster.start(name))
 
 
-def run(
-    arm: Callable[[TransactionClients, Crashes], None], seed: int, *, power_loss: bool
-) -> Counter[str]:
-    """Run a busy cluster whose leaders die; return how its transactions ended. Raises: Violation"""
-    logging.disable(logging.CRITICAL)
-    world = World(seed)
-    cluster = SimulatedCluster(world, 3)
-    participants = Participants(world, trouble=0.5)
-    clients = TransactionClients(cluster, participants, rate_per_s=6.0)
-    crashes = Crashes(cluster, power_loss=power_loss)
-    arm(clients, crashes)
-    clients.start()
-    cluster.start_all()
-    cluster.wait_for_leader()
-    world.run_until(world.now + 4.0)
-    # A leader that is only paused resigns when it wakes, and another one finds what it left.
-    leader = cluster.wait_for_leader().identity.node_id
-    cluster.pause(leader)
-    world.run_until(world.now + 3.0)
-    cluster.resume(leader)
-    world.run_until(world.now + 7.0)
-    clients.running = False
-    participants.healed = True
-    cluster.wait_for(lambda: all_ended(cluster, clients), 60.0, "every transaction has ended")
-    world.run_until(world.now + 7.0)
-    assert crashes.count > 0, "the point was never reached"
-    return check_transactions(cluster, clients)
+class Scene:
+    """A busy cluster whose leaders die."""
+
+    def __init__(self, seed: int, *, power_loss: bool) -> None:
+        logging.disable(logging.CRITICAL)
+        self.world = World(seed)
+        self.cluster = SimulatedCluster(self.world, 3)
+        self.crashes = Crashes(self.cluster, power_loss=power_loss)
+
+    def run(self, reach: Reach = nowhere) -> Counter[str]:
+        """Return what became of the transactions. Raises: Violation"""
+        world, cluster = self.world, self.cluster
+        SimulatedHousekeeping(cluster)
+        callers = Callers(cluster)
+        drivers = Drivers(cluster, lambda _name: reach)
+        clients = TransactionClients(cluster, callers, drivers, rate_per_s=7.0, trouble=0.5)
+        clients.start()
+        cluster.start_all()
+        cluster.wait_for_leader()
+        world.run_until(world.now + 4.0)
+        # A leader that is only paused resigns when it wakes, and another one finds what it left.
+        leader = cluster.wait_for_leader().identity.node_id
+        cluster.pause(leader)
+        world.run_until(world.now + 3.0)
+        cluster.resume(leader)
+        world.run_until(world.now + 7.0)
+        clients.stop()
+        cluster.wait_for(
+            lambda: callers.open_calls() == 0 and clients.at_rest() and self._agrees(),
+            60.0,
+            "every transaction has ended",
+        )
+        world.run_until(world.now + 7.0)
+        assert self.crashes.count > 0, "the point was never reached"
+        clients.check()
+        return clients.counters
+
+    def _agrees(self) -> bool:
+        engines = self.cluster.engines()
+        return len(engines) == 3 and len({engine.raft.last_applied for engine in engines}) == 1
 
 
 @pytest.mark.timeout(120)
@@ -154,19 +170,14 @@ def run(
 def test_a_driver_dies_and_nothing_is_left_half_done(
     point: CrashPoint, what: str, outcome: str
 ) -> None:
-    def arm(clients: TransactionClients, crashes: Crashes) -> None:
-        def reach_of(_: str) -> Reach:
-            def reach(at: CrashPoint, called: str, came_to: str) -> None:
-                if (at, called, came_to) == (point, what, outcome):
-                    crashes.reached(point)
-
-            return reach
-
-        clients.reach = reach_of
-
     at = OF_THE_DRIVER.index((point, what, outcome))
-    ended = run(arm, 1_000 + at, power_loss=at % 2 == 0)
-    assert ended["COMMITTED"] > 0
+    scene = Scene(1_000 + at, power_loss=at % 2 == 0)
+
+    def reach(at: CrashPoint, called: str, came_to: str) -> None:
+        if (at, called, came_to) == (point, what, outcome):
+            scene.crashes.reached(point)
+
+    assert scene.run(reach)["transactions_COMMITTED"] > 0
 
 
 @pytest.fixture
@@ -192,41 +203,41 @@ def happenings(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[str], None]]:
 def test_a_coordinator_dies_and_nothing_is_left_half_done(
     happenings: list[Callable[[str], None]], event: str, applied: bool
 ) -> None:
-    def arm(clients: TransactionClients, crashes: Crashes) -> None:
-        applying: list[Engine] = []
-        happened: list[str] = []
-
-        def heard(what: str) -> None:
-            happened.append(what)
-            if not applied:
-                die_if_leading()
-
-        def die_if_leading() -> None:
-            if event in happened and applying[-1].raft.is_leader:
-                crashes.reached(event)
-
-        def watch(engine: Engine) -> None:
-            apply = engine.machine.apply
-
-            def watched(index: int, term: int, payload: bytes):  # type: ignore[no-untyped-def]
-                happened.clear()
-                applying.append(engine)
-                try:
-                    outcomes = apply(index, term, payload)
-                    if applied:
-                        die_if_leading()
-                finally:
-                    applying.pop()
-                return outcomes
-
-            engine.machine.apply = watched  # type: ignore[method-assign]
-
-        happenings.append(heard)
-        clients.on_attached = watch
-
     at = OF_THE_COORDINATOR.index(event)
-    ended = run(arm, 2_000 + 2 * at + applied, power_loss=at % 2 == 0)
-    assert ended["COMMITTED"] > 0
+    scene = Scene(2_000 + 2 * at + applied, power_loss=at % 2 == 0)
+    applying: list[Engine] = []
+    happened: list[str] = []
+
+    def heard(what: str) -> None:
+        happened.append(what)
+        if not applied:
+            die_if_leading()
+
+    def die_if_leading() -> None:
+        if event in happened and applying[-1].raft.is_leader:
+            scene.crashes.reached(event)
+
+    def watch(name: str) -> None:
+        engine = scene.cluster.nodes[name].engine
+        assert engine is not None
+        apply = engine.machine.apply
+
+        def watched(index: int, term: int, payload: bytes):  # type: ignore[no-untyped-def]
+            happened.clear()
+            applying.append(engine)
+            try:
+                outcomes = apply(index, term, payload)
+                if applied:
+                    die_if_leading()
+            finally:
+                applying.pop()
+            return outcomes
+
+        engine.machine.apply = watched  # type: ignore[method-assign]
+
+    happenings.append(heard)
+    scene.cluster.on_started.append(watch)
+    assert scene.run()["transactions_COMMITTED"] > 0
 
 
 def test_there_are_as_many_points_as_were_promised() -> None:

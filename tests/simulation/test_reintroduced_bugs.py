@@ -12,6 +12,7 @@ import statemachine.machine
 import tests.simulation.locking
 from api.cluster import ChangePage
 from node.change_feed import ChangeFeed
+from node.delivery.due_work import DueWork
 from statemachine import changes, sequences
 from statemachine.change_log import ChangeLog
 from statemachine.commands import AdvanceSequence
@@ -22,6 +23,8 @@ from statemachine.machine import Machine
 from statemachine.outcomes import Applied, Outcome, Position, SequenceAdvanced
 from statemachine.positions import Position as LogPosition
 from statemachine.timers import TimerKind
+from statemachine.transactions import desk, planning
+from statemachine.transactions.row_locks import RowLocks
 from statemachine.vector_histories import History
 from statemachine.vectors import VectorClocks
 from statemachine.write_buffer import WriteBuffer
@@ -40,7 +43,9 @@ def found(*mix: str, seeds: range = SEEDS) -> str:
     return ""
 
 
-@pytest.mark.parametrize("mix", ["locks", "sequences", "vectors", "proposals", "watch"])
+@pytest.mark.parametrize(
+    "mix", ["locks", "sequences", "vectors", "proposals", "watch", "transactions", "bank"]
+)
 def test_without_a_bug_nothing_is_found(mix: str) -> None:
     assert found(mix, seeds=SEEDS[:2]) == ""
 
@@ -182,3 +187,30 @@ def test_a_change_that_a_watcher_is_told_twice_is_found(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ChangeFeed, "read", repeat)
     assert found("watch").startswith("watchers are told what is stored")
+
+
+def test_rows_that_two_transactions_lock_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RowLocks, "conflict", lambda _self, _xid, _locks: None)
+    monkeypatch.setattr(RowLocks, "take", lambda _self, _xid, _branch, _locks, _since: None)
+    assert found("bank").startswith("somebody wrote what")
+
+
+def test_a_step_that_is_not_undone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "may_have_begun", lambda _branch, _branches: False)
+    # It stands, and whatever it stands on is undone under it.
+    what = found("transactions")
+    assert " did " in what or "was undone before" in what
+
+
+def test_steps_that_are_undone_in_the_wrong_order_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "_stands_on", lambda _row, _later, _earlier: False)
+    assert "was undone before" in found("transactions")
+
+
+def test_a_leader_that_does_not_go_on_with_what_it_finds_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DueWork, "_read", lambda _self, _elapsed_ms: None)
+    assert found("transactions").startswith("not within")
