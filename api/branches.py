@@ -17,7 +17,7 @@ from api.replies import Reply
 from api.row_keys import LockKeys, LockMode, Locks, ResourceId, resource, row_locks
 from api.service import Service, applied
 from api.shapes import Answer, Body, Name
-from api.xids import BRANCH_ID, XID, path_branch_id, path_xid
+from api.xids import BRANCH_ID, TRANSACTION, path_branch_id, path_xid
 from statemachine.commands import (
     AbandonBranch,
     CancelWait,
@@ -340,7 +340,7 @@ def endpoints(service: Service) -> list[Endpoint]:
     path = "/api/v1/transactions/{xid}/branches"
     branch = f"{path}/{{branchId}}"
     tag = "transactions"
-    parameters = (XID, BRANCH_ID)
+    parameters = (TRANSACTION, BRANCH_ID)
     return [
         Endpoint(
             method="POST",
@@ -352,7 +352,7 @@ def endpoints(service: Service) -> list[Endpoint]:
             body=BranchBody,
             answer=BranchState,
             status=201,
-            parameters=(XID,),
+            parameters=(TRANSACTION,),
             errors=(
                 *BODY_ERRORS,
                 *WRITE_ERRORS,

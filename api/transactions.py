@@ -34,7 +34,7 @@ from api.transaction_views import (
     view_of,
     view_of_summary,
 )
-from api.xids import XID, Xid, XidPrefixes, new_xid, path_xid
+from api.xids import EXAMPLE, TRANSACTION, Xid, XidPrefixes, new_xid, path_xid
 from statemachine.commands import BeginGlobal, CancelWait, DecideGlobal, OperateGlobal
 from statemachine.outcomes import GlobalAnswered, RequestOutcome
 from statemachine.transactions.incidents import list_incidents
@@ -278,6 +278,7 @@ def _begin_and_read(transactions: Transactions) -> list[Endpoint]:
             tag=_TAG,
             handler=transactions.begin,
             body=BeginBody,
+            example={"name": "purchase", "xid": EXAMPLE, "timeoutMs": DEFAULT_TIMEOUT_MS},
             body_required=False,
             answer=Begun,
             status=201,
@@ -342,7 +343,7 @@ def _begin_and_read(transactions: Transactions) -> list[Endpoint]:
             tag=_TAG,
             handler=transactions.show,
             answer=TransactionView,
-            parameters=(XID, CONSISTENCY),
+            parameters=(TRANSACTION, CONSISTENCY),
             errors=(*READ_ERRORS, "TRANSACTION_NOT_FOUND"),
             timed=True,
         ),
@@ -367,7 +368,7 @@ def _decide_and_operate(transactions: Transactions) -> list[Endpoint]:
             body=DecisionBody,
             body_required=False,
             answer=TransactionState,
-            parameters=(XID,),
+            parameters=(TRANSACTION,),
             errors=(
                 *decision_errors,
                 "BRANCH_FAILED",
@@ -387,7 +388,7 @@ def _decide_and_operate(transactions: Transactions) -> list[Endpoint]:
             body=DecisionBody,
             body_required=False,
             answer=TransactionState,
-            parameters=(XID,),
+            parameters=(TRANSACTION,),
             errors=decision_errors,
             writes=True,
             timed=True,
@@ -401,7 +402,7 @@ def _decide_and_operate(transactions: Transactions) -> list[Endpoint]:
             handler=transactions.operate,
             body=OperationBody,
             answer=TransactionState,
-            parameters=(XID,),
+            parameters=(TRANSACTION,),
             errors=(
                 *BODY_ERRORS,
                 *WRITE_ERRORS,

@@ -30,6 +30,12 @@ GREATEST_BRANCH_ID: Final = 2**53 - 1
 BranchId = Annotated[int, msgspec.Meta(ge=1, le=GREATEST_BRANCH_ID)]
 
 XID: Final = Parameter(name="xid", type=Xid, description="The global transaction.")
+EXAMPLE: Final = "purchase-1"
+"""The transaction in the examples of what an application decides."""
+
+TRANSACTION: Final = Parameter(
+    name="xid", type=Xid, description="The global transaction.", example=EXAMPLE
+)
 BRANCH_ID: Final = Parameter(
     name="branchId", type=BranchId, description="The branch, as its registration named it."
 )

@@ -78,6 +78,12 @@ XID_TAKEN: Final = Rejected(
     "A transaction with this xid was begun before. Use a new xid, or none: one will be made.",
 )
 
+ENDED_MEANWHILE: Final = Rejected(
+    RejectionCode.TRANSACTION_NOT_FOUND,
+    "The transaction ended and was forgotten while the request waited for rows.",
+    retryable=False,
+)
+
 TOO_MANY: Final = Rejected(
     RejectionCode.TOO_MANY_TRANSACTIONS,
     f"{GREATEST_GLOBALS} transactions are under way. Let some end first.",
@@ -241,6 +247,7 @@ class Desk:
             refused = branch.status is BranchStatus.PHASE_ONE_FAILED and not branch.outcome_unknown
             if never_begun or (refused and not row.compensates_failed):
                 transaction.advance_branch(branch, BranchInput.WITHDRAW, place)
+                self.release(transaction, branch, place)
 
     def advance(self, transaction: Transaction, place: int) -> None:
         """Do what needs no call, end what is at its end, and say when the driver is to come."""
@@ -374,25 +381,49 @@ class Desk:
             self.tickets.settle(ticket, self._granted(wait, place), place)
 
     def _granted(self, wait: Wait, place: int) -> Outcome:
+        """Do what waited for rows that are free now, unless it can no longer be done."""
         transaction = self.find(wait.xid)
-        assert transaction is not None, "a decided transaction waits for nothing"
-        if wait.registration:
-            registered = decode_branch(wait.registration)
-            refused = channel_binding.refusal(self.writes, registered)
-            if refused is not None:
-                # Its session ended while it waited; who stands behind it comes next.
-                self.grant(self.locks.names_of(wait), place)
-                return refused
-            branch_id = self.register(transaction, registered, place)
-            self.locks.take(wait.xid, branch_id, wait.locks, self.state.wall_ms)
-            return Applied(BranchRegistered(xid=wait.xid, branch_id=branch_id))
-        branch = transaction.branch(wait.branch_id)
-        assert branch is not None, "only a branch that is there waits for more rows"
-        if branch.status is not BranchStatus.REGISTERED:
+        registered = decode_branch(wait.registration) if wait.registration else None
+        refused = (
+            ENDED_MEANWHILE
+            if transaction is None
+            else self._no_more_wanted(transaction, wait, registered)
+        )
+        if refused is not None or transaction is None:
             # The rows stay free: who stands behind it in their queues comes next.
             self.grant(self.locks.names_of(wait), place)
-            return takes_no_rows(branch)
+            return refused or ENDED_MEANWHILE
+        if registered is not None:
+            return self.register_with_rows(transaction, registered, wait.locks, place)
+        branch = transaction.branch(wait.branch_id)
+        assert branch is not None, "only a branch that is there waits for more rows"
         return self.lock(transaction, branch, wait.locks, place)
+
+    def _no_more_wanted(
+        self, transaction: Transaction, wait: Wait, registered: Branch | None
+    ) -> Rejected | None:
+        """Return why what waited for rows cannot be done any more."""
+        if registered is not None:
+            if not takes_branches(transaction.row, registered.mode):
+                return not_active(transaction.row)
+            return channel_binding.refusal(self.writes, registered)
+        branch = transaction.branch(wait.branch_id)
+        if branch is not None and branch.status is not BranchStatus.REGISTERED:
+            return takes_no_rows(branch)
+        return None if transaction.row.status is GlobalStatus.BEGIN else not_active(transaction.row)
+
+    def register_with_rows(
+        self, transaction: Transaction, branch: Branch, locks: Sequence[RowLock], place: int
+    ) -> Outcome:
+        """Let a branch take part, and give it rows that are free."""
+        xid = transaction.row.xid
+        branch_id = self.register(transaction, branch, place)
+        if locks:
+            self.locks.take(xid, branch_id, locks, self.state.wall_ms)
+        if transaction.row.status is not GlobalStatus.BEGIN:
+            # What is decided is told to it, too.
+            self.advance(transaction, place)
+        return Applied(BranchRegistered(xid=xid, branch_id=branch_id))
 
     def lock(
         self, transaction: Transaction, branch: Branch, locks: Sequence[RowLock], place: int
@@ -402,6 +433,15 @@ class Desk:
         self.locks.take(xid, branch_id, locks, self.state.wall_ms)
         transaction.tell(place, "LOCKED", branch_id, f"{len(locks)} rows")
         return Applied(RowsLocked(xid=xid, branch_id=branch_id))
+
+
+def takes_branches(row: Global, mode: str) -> bool:
+    """Tell whether a branch may be added: only while the transaction is undecided, but what can
+    only be compensated may come later, too. The branches of what the cluster runs are its steps.
+    """
+    if row.program != Program.CLIENT:
+        return False
+    return row.status is GlobalStatus.BEGIN or (mode == Mode.SAGA and row.status not in ENDED)
 
 
 def answer_of(row: Global) -> GlobalAnswered:

@@ -21,12 +21,12 @@ from statemachine.positions import Position
 from statemachine.tickets import Ticket, TicketKind
 from statemachine.transactions import channel_binding
 from statemachine.transactions.committing import take_up
-from statemachine.transactions.desk import Desk, answer_of, not_active
+from statemachine.transactions.desk import Desk, answer_of, not_active, takes_branches
 from statemachine.transactions.locking import await_rows, branch_not_found, end_wait
 from statemachine.transactions.planning import Program
 from statemachine.transactions.row_locks import Wait
 from statemachine.transactions.rows import Branch, RetryRule, encode_branch, get_timeline
-from statemachine.transactions.statuses import ENDED, BranchStatus, GlobalStatus, Mode
+from statemachine.transactions.statuses import BranchStatus, GlobalStatus, Mode
 from statemachine.transactions.summaries import get_summary
 from statemachine.transactions.transaction import Transaction
 from statemachine.transactions.transitions import BranchInput, branch_after
@@ -55,6 +55,11 @@ _NEVER_SEEN: Final = Rejected(
     "forgotten.",
     retryable=False,
 )
+_TOLD_BY_ITS_CALLS: Final = Rejected(
+    RejectionCode.BRANCH_STATUS_FIXED,
+    "The cluster runs this transaction, and learns from its own calls how a branch ends.",
+    retryable=False,
+)
 _REPORT_UNKNOWN: Final = Rejected(
     RejectionCode.INVALID_COMMAND, f"status is none of {', '.join(sorted(_REPORTS))}."
 )
@@ -80,7 +85,7 @@ def register(desk: Desk, command: RegisterBranch, place: int) -> Outcome:
         return not_found(desk, command.xid)
     if command.mode not in _MODES:
         return _MODE_UNKNOWN
-    if not _takes_branches(transaction, command.mode):
+    if not takes_branches(transaction.row, command.mode):
         return not_active(transaction.row)
     if transaction.row.branches >= GREATEST_BRANCHES:
         return _TOO_MANY_BRANCHES
@@ -114,10 +119,7 @@ def register(desk: Desk, command: RegisterBranch, place: int) -> Outcome:
         )
         if kept_from is not None:
             return kept_from
-    branch_id = desk.register(transaction, branch, place)
-    if command.locks:
-        desk.locks.take(command.xid, branch_id, command.locks, desk.state.wall_ms)
-    return Applied(BranchRegistered(xid=command.xid, branch_id=branch_id))
+    return desk.register_with_rows(transaction, branch, command.locks, place)
 
 
 def report(desk: Desk, command: ReportBranch, place: int) -> Outcome:
@@ -137,6 +139,8 @@ def report(desk: Desk, command: ReportBranch, place: int) -> Outcome:
         )
     if transaction.row.status is not GlobalStatus.BEGIN:
         return not_active(transaction.row)
+    if transaction.row.program != Program.CLIENT:
+        return _TOLD_BY_ITS_CALLS
     if branch_after(branch.status, happens) is None:
         return Rejected(
             RejectionCode.BRANCH_STATUS_FIXED,
@@ -192,7 +196,8 @@ def abandon(desk: Desk, command: AbandonBranch, place: int) -> Outcome:
         end_wait(desk, command.registration, place)
         return Applied(BranchAbandoned(abandoned=True))
     branch = _registered_by(desk, transaction, command.registration, ticket)
-    undecided = transaction.row.status is GlobalStatus.BEGIN
+    row = transaction.row
+    undecided = row.status is GlobalStatus.BEGIN and row.program == Program.CLIENT
     if branch is None or branch.status is not BranchStatus.REGISTERED or not undecided:
         return _NOTHING_ABANDONED
     transaction.advance_branch(branch, BranchInput.WITHDRAW, place, detail="its client has gone")
@@ -219,14 +224,3 @@ def _registered_by(
         same = outcome.result.xid == transaction.row.xid
         return transaction.branch(outcome.result.branch_id) if same else None
     return None
-
-
-def _takes_branches(transaction: Transaction, mode: str) -> bool:
-    """Only while it is undecided; what can only be compensated may come later, too.
-
-    The branches of what the cluster runs are its steps.
-    """
-    row = transaction.row
-    if row.program != Program.CLIENT:
-        return False
-    return row.status is GlobalStatus.BEGIN or (mode == Mode.SAGA and row.status not in ENDED)

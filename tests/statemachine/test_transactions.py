@@ -816,3 +816,46 @@ def test_leaders_say_how_long_what_ends_from_then_on_is_kept() -> None:
     assert [key[:2] for key, _ in log.rows(b"X")] == [keys.SUMMARY]
     kinds = [keys.timer_of(key)[1] for key, _ in log.rows(keys.TIMER)]
     assert TimerKind.GLOBAL_SUMMARY_EXPIRY not in kinds
+
+
+def test_a_compensation_that_is_registered_after_the_decision_is_called_for() -> None:
+    log = Transactions()
+    log.begin()
+    log.branch(mode="TCC")
+    log.roll_back()
+    log.told(1, "RETRY")
+    log.register(mode="SAGA")
+    assert log.calls() == [(2, "ROLLBACK")]
+    assert log.row().due_ms == 0
+
+
+def test_rows_for_a_compensation_come_too_late_when_its_transaction_has_ended() -> None:
+    log = Transactions()
+    log.do(SetTransactionRetention(retention_ms=0, summary_retention_ms=0))
+    log.begin("x")
+    log.begin("y")
+    log.branch(row(1), xid="y")
+    branch = log.branch(mode="TCC")
+    log.roll_back()
+    waiting = log.register(row(1), mode="SAGA", wait_ms=60_000)
+    log.told(branch)
+    log.fire_due()
+    log.commit("y")
+    late = log.settled(waiting)
+    assert late is not None
+    assert code(late) is RejectionCode.TRANSACTION_NOT_FOUND
+    assert log.rows(keys.ROW_LOCK) == []
+
+
+def test_how_a_step_ends_is_learnt_from_its_call_alone() -> None:
+    log = Transactions()
+    log.saga(step("a"))
+    assert code(log.report(1)) is RejectionCode.BRANCH_STATUS_FIXED
+    assert code(log.register(mode="SAGA")) is RejectionCode.TRANSACTION_NOT_ACTIVE
+    assert log.statuses() == ["REGISTERED"]
+
+
+def test_a_program_that_the_cluster_does_not_run_is_refused() -> None:
+    log = Transactions()
+    for program in ("CLIENT", "WORKFLOW", ""):
+        assert code(log.saga(step("a"), program=program)) is RejectionCode.INVALID_COMMAND
