@@ -154,7 +154,7 @@ class ApiRunner(web.AppRunner):
     """
 
     async def cleanup(self) -> None:
-        for drain in self.app[DRAINS] if self.server is not None else ():
+        for drain in self.app.get(DRAINS, []) if self.server is not None else ():
             await drain()
         await super().cleanup()
 

@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol
 from aiohttp import web
 
 from api.app import build_app
+from api.channels import Channels
 from api.connections import ApiRunner
 from api.metrics import Metrics
 from api.settings import ApiSettings
@@ -30,6 +31,7 @@ from node.consensus.runtime import AsyncioRuntime
 from node.consensus.settings import EngineSettings
 from node.consensus.tcp_links import TcpLinks
 from node.data_directory import DataDirectory
+from node.delivery.connected_managers import ConnectedManagers
 from node.delivery.delivery import Delivery, DeliveryCollector
 from node.delivery.destinations import Destinations, HostPort
 from node.failure_detector import Comparison, Verdict
@@ -110,17 +112,24 @@ class Process:
             compare=lambda node_id: _compare(engine, node_id),
             on_change=housekeeping.routing_changed,
         )
+        runtime = AsyncioRuntime(loop)
+        managers = ConnectedManagers(
+            engine, cluster, storage, runtime, self._api_settings(), config.channels
+        )
         delivery = Delivery(
             engine,
-            AsyncioRuntime(loop),
+            runtime,
             config.delivery,
             self._destinations,
             self._rebuild_damaged,
+            channel=managers.calls,
         )
+        managers.calls.on_wake = delivery.driver.wake
         work: list[_Work] = [
             monitor,
             housekeeping,
             delivery,
+            managers,
             Voting(engine, cluster, storage),
             ClockReports(engine, cluster, storage),
             Scrub(storage, self._rebuild_damaged),
@@ -134,9 +143,8 @@ class Process:
         metrics = Metrics()
         metrics.registry.register(EngineCollector(engine, storage))
         metrics.registry.register(DeliveryCollector(delivery))
-        settings = self._api_settings()
-        served = [await self._serve_api(cluster, settings, monitor, metrics)]
-        served += await serve_dtm(config, cluster, settings, metrics)
+        served = [await self._serve_api(cluster, monitor, metrics, managers.channels)]
+        served += await serve_dtm(config, cluster, managers.channels.settings, metrics)
         for each in work:
             each.start()
         companion = asyncio.create_task(self._companion(cluster)) if self._companion else None
@@ -154,6 +162,7 @@ class Process:
         await probe.close()
         for runner in reversed(served):
             await runner.cleanup()
+        managers.stop()
         engine.stop()
         disk.close()
         storage.close()
@@ -238,13 +247,9 @@ class Process:
         )
 
     async def _serve_api(
-        self,
-        cluster: EngineCluster,
-        settings: ApiSettings,
-        monitor: HealthMonitor,
-        metrics: Metrics,
+        self, cluster: EngineCluster, monitor: HealthMonitor, metrics: Metrics, channels: Channels
     ) -> web.AppRunner:
-        runner = ApiRunner(build_app(cluster, settings, monitor, metrics))
+        runner = ApiRunner(build_app(cluster, channels.settings, monitor, metrics, channels))
         await runner.setup()
         address = self._config.node.api_address
         await web.TCPSite(runner, address.host, address.port, backlog=1024).start()

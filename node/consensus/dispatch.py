@@ -28,6 +28,8 @@ from node.consensus.snapshots import Snapshots
 IMMEDIATE_KINDS = frozenset(
     (
         Kind.ALIVE,
+        Kind.CHANNEL_CALL,
+        Kind.CHANNEL_RESULT,
         Kind.CONFIRM,
         Kind.CONFIRM_REPLY,
         Kind.DRAW,
@@ -79,6 +81,7 @@ class Dispatch:
         self.known_commit = 0
         """The greatest commit index that a leader spoke of."""
         member, voter = self._from_member, self._from_voter
+        self._notices = base.notices
         self._handlers: dict[int, Handler] = {
             Kind.APPEND: self._on_append,
             Kind.APPEND_REPLY: self._on_append_reply,
@@ -115,6 +118,8 @@ class Dispatch:
             Kind.DIGEST: member(lambda peer, frame: digests.judge(peer, frame[1], frame[2])),
             Kind.DIGEST_REQUEST: digests.on_request,
             Kind.DIGEST_REPLY: digests.on_reply,
+            Kind.CHANNEL_CALL: member(self._on_channel_frame),
+            Kind.CHANNEL_RESULT: member(self._on_channel_frame),
         }
 
     def __call__(self, peer: str, frame: Frame) -> None:
@@ -174,6 +179,9 @@ class Dispatch:
     def _on_snapshot_offer(self, peer: str, frame: Frame) -> None:
         if frame[1] == self._raft.term and self._raft.leader_id == peer:
             self._snapshots.on_offer(peer, frame)
+
+    def _on_channel_frame(self, peer: str, frame: Frame) -> None:
+        self._notices.on_channel_frame(peer, frame)
 
     def _on_refused(self, peer: str, frame: Frame) -> None:
         """The leader found out about this node's disk while the connection was up."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from node.consensus.admission import Admission
 from node.consensus.appending import Appending
@@ -29,6 +29,7 @@ from node.consensus.leadership import Leadership
 from node.consensus.links import Links
 from node.consensus.loop import Loop
 from node.consensus.membership import Membership
+from node.consensus.messages import Frame
 from node.consensus.notices import Notices
 from node.consensus.oracle import Oracle
 from node.consensus.pace import Pace
@@ -51,6 +52,9 @@ from node.consensus.state import StateStorage
 from node.consensus.transport import RaftTransport
 from statemachine.machine import Machine
 from statemachine.store import Reader
+
+_GREATEST_BUFFERED_BYTES: Final = 8 << 20
+"""A peer that is so far behind gets the log, and no calls of resource managers."""
 
 
 class Engine:
@@ -281,6 +285,13 @@ class Engine:
         """
         self._draws.draw(count, deadline, on_drawn)
         self._base.pulse.kick()
+
+    def send_channel_frame(self, peer: str, frame: Frame) -> bool:
+        """Send a frame of a resource manager's channel; False when the peer cannot take it now."""
+        links = self._base.links
+        if not links.is_connected(peer) or links.buffered_bytes(peer) > _GREATEST_BUFFERED_BYTES:
+            return False
+        return links.send(peer, frame)
 
     def compare_digest(self, peer: str, on_result: Callable[[bool | None, int], None]) -> None:
         """Ask a peer for its digest and compare it with this node's at the same index."""

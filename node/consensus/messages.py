@@ -78,6 +78,20 @@ class Kind(enum.IntEnum):
     DIGEST_REPLY = 55
     """index, digest."""
 
+    CHANNEL_CALL = 60
+    """number, term of the leader that calls, session, connection, what for, ms to wait, the rest of
+    the message: ask the resource manager that has this session at your node."""
+    CHANNEL_RESULT = 61
+    """number, why there is no answer (empty: there is), status, detail, not found."""
+
+
+GREATEST_CALL_BYTES: Final = 512 << 10
+"""Of what a resource manager is told, and more than it answers."""
+GREATEST_WORD: Final = 64
+"""Characters of a kind, an outcome or a status."""
+GREATEST_DETAIL: Final = 4_000
+"""Characters of a result's detail."""
+
 
 class Hello(NamedTuple):
     """The fields of a HELLO, behind its kind."""
@@ -140,6 +154,8 @@ _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
     Kind.DIGEST: (int, bytes),
     Kind.DIGEST_REQUEST: (),
     Kind.DIGEST_REPLY: (int, bytes),
+    Kind.CHANNEL_CALL: (int, int, int, int, str, int, bytes),
+    Kind.CHANNEL_RESULT: (int, str, str, str, bool),
 }
 
 _pack = msgpack.Packer().pack
@@ -175,7 +191,28 @@ def decode(data: bytes | memoryview) -> Frame:
         raise ProtocolError(f"field {position} of kind {frame[0]} has the wrong type")
     if frame[0] == Kind.APPEND:
         _check_entries(frame[6], frame[4])
+    elif frame[0] == Kind.CHANNEL_CALL:
+        _, number, term, session, connection, what, wait_ms, called = frame
+        _check_numbers(number, term, session, connection, wait_ms)
+        _check_length(what, GREATEST_WORD)
+        _check_length(called, GREATEST_CALL_BYTES)
+    elif frame[0] == Kind.CHANNEL_RESULT:
+        _, number, outcome, status, detail, _ = frame
+        _check_numbers(number)
+        _check_length(outcome, GREATEST_WORD)
+        _check_length(status, GREATEST_WORD)
+        _check_length(detail, GREATEST_DETAIL)
     return frame
+
+
+def _check_numbers(*numbers: int) -> None:
+    if not all(0 <= number < 2**63 for number in numbers):
+        raise ProtocolError("a number of a channel's frame is out of range")
+
+
+def _check_length(part: str | bytes, greatest: int) -> None:
+    if len(part) > greatest:
+        raise ProtocolError(f"a part of a channel's frame has {len(part)}, at most {greatest}")
 
 
 def _check_entries(entries: Frame, previous_index: int) -> None:

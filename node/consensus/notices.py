@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from node.consensus.membership import Configuration
+from node.consensus.messages import Frame
 from node.consensus.runtime import Runtime
 
 
@@ -17,6 +18,8 @@ class Notices:
         )
         self.on_clock_sample: Callable[[str, int, int], None] = lambda _peer, _wall, _trip: None
         """On a leader: a peer, its wall clock in ms and the round trip in ms."""
+        self.on_channel_frame: Callable[[str, Frame], None] = lambda _peer, _frame: None
+        """A member calls a resource manager that is connected here, or answers such a call."""
         self.on_configuration: list[Callable[[Configuration], None]] = []
         """A membership is in force, or the one before it is again."""
         self.on_role_change: list[Callable[[], None]] = []

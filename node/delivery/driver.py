@@ -70,6 +70,8 @@ _CHANNEL: Final = "channel"
 
 BranchKey = tuple[str, int]
 
+_NOBODY: Final[frozenset[int]] = frozenset()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverLimits:
@@ -100,6 +102,8 @@ class Reign:
     reporting: Counter[str] = field(default_factory=Counter)
     """Reports under way of each transaction: it is looked at again when they are through."""
     confirming: bool = False
+    woken: dict[str, set[int]] = field(default_factory=dict)
+    """By transaction: branches that are called once before their time."""
 
 
 class DriverCounters:
@@ -166,6 +170,15 @@ class Driver:
         return 0 if reign is None else len(reign.work) + reign.slots.waiting
 
     # --- being woken
+
+    def wake(self, branches: Sequence[BranchKey]) -> None:
+        """Call these now, though they were to wait: the way to them may be open again."""
+        reign = self._reign
+        if reign is not None:
+            for xid, branch_id in branches:
+                reign.woken.setdefault(xid, set()).add(branch_id)
+            reign.work.add(xid for xid, _ in branches)
+            self._look_soon()
 
     def _on_applied(self) -> None:
         if self._engine.machine.due_transactions:
@@ -309,7 +322,9 @@ class Driver:
 
     def _look_at(self, reign: Reign, xid: str, elapsed_ms: int) -> None:
         row = get_global(self._reader, xid)
-        if row is None or row.due_ms < 0 or row.due_ms > elapsed_ms:
+        woken = reign.woken.get(xid, _NOBODY)
+        if row is None or row.due_ms < 0 or (row.due_ms > elapsed_ms and not woken):
+            reign.woken.pop(xid, None)
             return  # nothing to do; or the index will tell when there is
         branches = get_branches(self._reader, xid)
         self._reach(CrashPoint.LOOKED_AT, row.status, "")
@@ -317,7 +332,7 @@ class Driver:
             branch = call.branch
             if (xid, branch.branch_id) in reign.flights:
                 continue
-            if branch.due_ms > elapsed_ms:
+            if branch.due_ms > elapsed_ms and branch.branch_id not in woken:
                 reign.work.add_later(branch.due_ms, xid)
             elif not reign.slots.free:
                 reign.work.add([xid])
@@ -331,6 +346,11 @@ class Driver:
         host = f"{_CHANNEL} {branch.resource_id}" if url is None else _host_of(url)
         if not reign.slots.take(host, row.xid):
             return
+        woken = reign.woken.get(row.xid)
+        if woken is not None:
+            woken.discard(branch.branch_id)
+            if not woken:
+                del reign.woken[row.xid]
         flight = Flight(call, branch.attempts, host, self._engine.now())
         reign.flights[row.xid, branch.branch_id] = flight
         self._reach(CrashPoint.CALL_BEGUN, operation, "")

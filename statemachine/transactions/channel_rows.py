@@ -8,7 +8,7 @@ Rows of the state, after the prefixes in `statemachine.keys`:
     channel       id                                         -> ChannelSession
     channel index a application\\0 host\\0 id                   sessions of an application on a host
                   b id xid\\0 branch                           LCN branches that a session holds
-                  c resource\\0 ended ms, xid\\0 branch         -> mode: what is to be cleaned
+                  c resource\\0 ended ms, xid\\0 branch         -> mode, host: what is to be cleaned
                   i application\\0 host\\0 instance\\0           -> id: the newest of an instance
                   n node\\0 id                                 sessions that a node holds
                   r resource\\0 id                             -> position of its last registration
@@ -81,10 +81,13 @@ class Cleaning(msgspec.Struct, frozen=True):
     xid: str
     branch_id: int
     mode: str
+    host: str = ""
+    """Of the process that registered it, when that is known."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _sessions: Final = msgspec.msgpack.Decoder(ChannelSession)
+_kept_of_cleaning: Final = msgspec.msgpack.Decoder(tuple[str, str])
 
 _OF_HOST: Final = keys.CHANNEL_INDEX + b"a"
 _BOUND: Final = keys.CHANNEL_INDEX + b"b"
@@ -232,19 +235,33 @@ def _candidates(reader: Reader, branch: Branch) -> Iterator[ChannelSession]:
         return
     if branch.host:
         prefix = _host_prefix(branch.application_id, branch.host)
-        for session in _having(reader, branch, _ids(reader, prefix, _SEARCHED)):
+        for session in _having(reader, _ids(reader, prefix, _SEARCHED), branch.branch_id):
             if branch.resource_id in session.resources:
                 yield session
-    local = branch.resource_id.startswith(LOCAL_RESOURCE)
-    prefix = _OF_RESOURCE + keys.terminated(branch.resource_id)
-    for session in _having(reader, branch, _ids(reader, prefix, _SEARCHED)):
-        if not local or session.host == branch.host:
+    yield from _of_resource(reader, branch.resource_id, branch.host, branch.branch_id)
+
+
+def _of_resource(
+    reader: Reader, resource_id: str, host: str, spread: int
+) -> Iterator[ChannelSession]:
+    local = resource_id.startswith(LOCAL_RESOURCE)
+    prefix = _OF_RESOURCE + keys.terminated(resource_id)
+    for session in _having(reader, _ids(reader, prefix, _SEARCHED), spread):
+        if not local or session.host == host:
             yield session
 
 
-def _having(reader: Reader, branch: Branch, ids: Sequence[int]) -> Iterator[ChannelSession]:
-    """Yield the sessions, from one on that differs from branch to branch: so work is spread."""
-    first = branch.branch_id % len(ids) if ids else 0
+def session_to_clean(reader: Reader, cleaning: Cleaning, spread: int) -> ChannelSession | None:
+    """Return an attached session that can clean a branch; another one for another `spread`."""
+    for session in _of_resource(reader, cleaning.resource_id, cleaning.host, spread):
+        if session.is_attached and cleaning.mode in session.modes:
+            return session
+    return None
+
+
+def _having(reader: Reader, ids: Sequence[int], spread: int) -> Iterator[ChannelSession]:
+    """Yield the sessions, from one on that differs with `spread`: so work is shared out."""
+    first = spread % len(ids) if ids else 0
     for session_id in (*ids[first:], *ids[:first]):
         session = get_session(reader, session_id)
         if session is not None:
@@ -282,7 +299,7 @@ def _bound_key(session_id: int, xid: str, branch_id: int) -> bytes:
 
 
 def put_cleaning(writes: WriteBuffer, cleaning: Cleaning) -> None:
-    writes.put(_cleaning_key(cleaning), cleaning.mode.encode())
+    writes.put(_cleaning_key(cleaning), _encode((cleaning.mode, cleaning.host)))
 
 
 def delete_cleaning(writes: WriteBuffer, cleaning: Cleaning) -> bool:
@@ -317,9 +334,9 @@ def due_cleanings(reader: Reader, resource_id: str, before_ms: int, limit: int) 
             int.from_bytes(key[len(prefix) : len(prefix) + 8], "big"),
             keys.name_of(key[len(prefix) + 8 : -8]),
             int.from_bytes(key[-8:], "big"),
-            mode.decode(),
+            *_kept_of_cleaning.decode(row),
         )
-        for key, mode in rows
+        for key, row in rows
     ]
 
 

@@ -60,6 +60,7 @@ def note(state: MachineState, writes: WriteBuffer, transaction: Transaction) -> 
                     transaction.row.xid,
                     branch.branch_id,
                     branch.mode.value,
+                    branch.host,
                 ),
             )
 

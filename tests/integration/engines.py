@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from aiohttp import web
+from pysyncobj import monotonic as library_monotonic
+from pysyncobj import syncobj as library
+
+from api.app import build_app
+from api.connections import ApiRunner
+from api.metrics import Metrics
+from api.settings import ApiSettings
 from node.cluster import EngineCluster
-from node.config import DeliveryConfig, EventsConfig, SyncConfig, TransactionsConfig, WatchConfig
+from node.config import (
+    ChannelsConfig,
+    DeliveryConfig,
+    EventsConfig,
+    SyncConfig,
+    TransactionsConfig,
+    WatchConfig,
+)
 from node.consensus.disk import FileDisk
 from node.consensus.engine import Engine
 from node.consensus.foundation import Identity
 from node.consensus.runtime import AsyncioRuntime
+from node.consensus.settings import EngineSettings
 from node.consensus.tcp_links import TcpLinks
+from node.delivery.connected_managers import ConnectedManagers
 from node.delivery.delivery import Delivery
 from node.delivery.destinations import Destinations
 from node.housekeeping import Housekeeping
@@ -25,6 +43,7 @@ from statemachine.commands import AnyCommand
 from statemachine.outcomes import Outcome
 from statemachine.store import DamagedStateError
 from statemachine.transactions.rows import Branch, Global, get_branches, get_global
+from tests.integration.local_cluster import LocalRouting
 
 WITHIN_S = 30.0
 
@@ -37,11 +56,23 @@ async def eventually(holds: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.005)
 
 
+def live_in_real_time() -> None:
+    """Take back the clock and the chance that simulations of the same process gave the library."""
+    library.monotonicTime = library_monotonic.monotonic
+    library.random = random
+
+
 class LoopNode:
-    """One node without an API."""
+    """One node; health checks and what else a process does by itself are left out."""
 
     def __init__(
-        self, number: int, addresses: dict[str, str], path: Path, delivery: DeliveryConfig
+        self,
+        number: int,
+        addresses: dict[str, str],
+        path: Path,
+        delivery: DeliveryConfig,
+        channels: ChannelsConfig,
+        settings: EngineSettings | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.name = f"n{number}"
@@ -70,12 +101,30 @@ class LoopNode:
             self._disk,
             self._storage,
             self._links,
+            settings,
             bootstrap=number == 1,
         )
         self.cluster = EngineCluster(self.engine, self._storage, loop)
         host, _, port = self._at.rpartition(":")
-        self.destinations = Destinations(delivery.allowed_hosts, [(host, int(port))])
-        self.delivery = Delivery(self.engine, runtime, delivery, self.destinations, _fail)
+        self.destinations = destinations = Destinations(delivery.allowed_hosts, [(host, int(port))])
+        api_settings = ApiSettings(
+            channel_leaderless_s=channels.leaderless_ms / 1000,
+            channel_grace_s=channels.grace_ms / 1000,
+            channel_drain_s=0.1,
+            destinations=destinations,
+        )
+        self.managers = ConnectedManagers(
+            self.engine, self.cluster, self._storage, runtime, api_settings, channels
+        )
+        self.delivery = Delivery(
+            self.engine, runtime, delivery, destinations, _fail, channel=self.managers.calls
+        )
+        self.managers.calls.on_wake = self.delivery.driver.wake
+        app = build_app(
+            self.cluster, api_settings, LocalRouting(), Metrics(), self.managers.channels
+        )
+        self._runner = ApiRunner(app)
+        self.url = ""
         self._housekeeping = Housekeeping(
             self.engine,
             self.cluster,
@@ -91,7 +140,11 @@ class LoopNode:
         self.engine.start()
         host, _, port = self._at.rpartition(":")
         await self._links.listen(host, int(port))
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         self._housekeeping.start()
+        self.managers.start()
         self.delivery.start()
 
     async def stop(self) -> None:
@@ -99,7 +152,10 @@ class LoopNode:
             return
         self.up = False
         await self.delivery.close()
+        await self.managers.close()
         await self._housekeeping.close()
+        await self._runner.cleanup()
+        self.managers.stop()
         self.engine.stop()
         self._disk.close()
         self._storage.close()
@@ -140,6 +196,10 @@ class LoopCluster:
         leader = self._leader()
         return [] if leader is None else get_branches(leader.engine.machine_store, xid)
 
+    def attempts(self, xid: str) -> int:
+        """How often the first branch was called in vain."""
+        return max((branch.attempts for branch in self.branches(xid)[:1]), default=0)
+
     async def until(self, xid: str, *statuses: str) -> Global:
         """Wait until a transaction stands so."""
 
@@ -155,13 +215,21 @@ class LoopCluster:
 
 @asynccontextmanager
 async def loop_cluster(
-    path: Path, count: int = 1, delivery: DeliveryConfig | None = None
+    path: Path,
+    count: int = 1,
+    delivery: DeliveryConfig | None = None,
+    channels: ChannelsConfig | None = None,
+    settings: EngineSettings | None = None,
 ) -> AsyncIterator[LoopCluster]:
+    live_in_real_time()
     base = free_base_port()
     addresses = {f"n{number}": f"127.0.0.1:{base + number}" for number in range(1, count + 1)}
     config = DeliveryConfig() if delivery is None else delivery
     nodes = [
-        LoopNode(number, addresses, path / f"n{number}", config) for number in range(1, count + 1)
+        LoopNode(
+            number, addresses, path / f"n{number}", config, channels or ChannelsConfig(), settings
+        )
+        for number in range(1, count + 1)
     ]
     try:
         for node in nodes:

@@ -14,6 +14,7 @@ from node.config import load
 from node.consensus.engine import Engine
 from node.consensus.tcp_links import TcpLinks
 from node.process import Process
+from tests.integration.engines import live_in_real_time
 
 
 class StoppedError(Exception):
@@ -23,6 +24,7 @@ class StoppedError(Exception):
 async def test_a_node_listens_only_once_it_has_restored_its_membership(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_tcp_port_factory: Callable[[], int]
 ) -> None:
+    live_in_real_time()
     peer, api = unused_tcp_port_factory(), unused_tcp_port_factory()
     path = tmp_path / "cluster.conf"
     path.write_text(

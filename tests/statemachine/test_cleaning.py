@@ -46,8 +46,8 @@ def test_every_branch_is_cleaned_once_its_transaction_has_ended() -> None:
     log.wait(50)
     log.told(second)
     assert due(log) == [
-        Cleaning("db", 50, "x", first, "XA"),
-        Cleaning("db", 50, "x", second, "AT"),
+        Cleaning("db", 50, "x", first, "XA", "h"),
+        Cleaning("db", 50, "x", second, "AT", "h"),
     ]
     assert cleaned(log, due(log)[0]) == 1
     assert [each.branch_id for each in due(log)] == [second]

@@ -1,0 +1,173 @@
+"""Tells resource managers which transactions are over, so that they can forget them.
+
+The leader does it, some time after the end: what it says ends the guards against late calls. What
+was told is recorded; what was not recorded is told again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Final
+
+from api.rm_messages import Called, CallKind, CleanBranch, ResultStatus, encode
+from node.cluster import EngineCluster
+from node.consensus.engine import Engine
+from node.delivery.relay import ManagerReply, Outcome, Relay
+from statemachine.commands import CleanedBranch, RecordCleaned
+from statemachine.positions import Position
+from statemachine.store import DamagedStateError, Reader
+from statemachine.transactions.channel_rows import (
+    ChannelSession,
+    Cleaning,
+    due_cleanings,
+    latest_registration,
+    resources_to_clean,
+    session_to_clean,
+)
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 1.0
+_AT_ONCE: Final = 400
+"""Branches of one resource that are told of in one go."""
+_MESSAGES_AT_ONCE: Final = 16
+_RESOURCES_AT_ONCE: Final = 100
+_PAUSE_AFTER_FAILURE_S: Final = 5.0
+_GREATEST_PAUSED: Final = 10_000
+_TIMEOUT_S: Final = 10.0
+_PROPOSAL_MS: Final = 5_000
+_NEVER: Final = Position(0, 0)
+
+
+class Cleaner:
+    """Runs on every node and acts on the leader only."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        cluster: EngineCluster,
+        reader: Reader,
+        relay: Relay,
+        *,
+        clean_after_ms: int,
+    ) -> None:
+        self._engine = engine
+        self._cluster = cluster
+        self._reader = reader
+        self._relay = relay
+        self._clean_after_ms = clean_after_ms
+        self._paused_until: dict[str, float] = {}
+        """Resources of which somebody could not be told."""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="cleaner")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            try:
+                while self._engine.leader_ready and await self._clean():
+                    pass
+            except DamagedStateError as error:
+                self._cluster.report_damage(error)
+                return
+            except Exception as error:
+                # Unknown, overloaded, or no leader any more: it is told again.
+                logger.info("cleaning was interrupted: %r", error)
+
+    async def _clean(self) -> bool:
+        """Tell of the next branches of every resource; False when there is nothing more to tell."""
+        now = self._engine.now()
+        self._paused_until = {
+            resource: until for resource, until in self._paused_until.items() if until > now
+        }
+        told = False
+        after = ""
+        while resources := resources_to_clean(self._reader, after, _RESOURCES_AT_ONCE):
+            for resource_id in resources:
+                if resource_id not in self._paused_until:
+                    told |= await self._clean_resource(resource_id)
+            after = resources[-1]
+        return told
+
+    async def _clean_resource(self, resource_id: str) -> bool:
+        if latest_registration(self._reader, resource_id) == _NEVER:
+            return False
+        before_ms = self._engine.stamps.elapsed_ms() - self._clean_after_ms
+        due = due_cleanings(self._reader, resource_id, before_ms, _AT_ONCE)
+        messages = list(self._messages(due))
+        if not messages:
+            return False
+        done: list[Cleaning] = []
+        for at in range(0, len(messages), _MESSAGES_AT_ONCE):
+            part = messages[at : at + _MESSAGES_AT_ONCE]
+            replies = await asyncio.gather(*[self._tell(*message) for message in part])
+            for (_, told), reply in zip(part, replies, strict=True):
+                if reply.outcome is Outcome.ANSWERED and reply.status == ResultStatus.CLEANED:
+                    done += told
+                else:
+                    self._pause(resource_id, reply)
+            if resource_id in self._paused_until:
+                break
+        if not done:
+            return False
+        command = RecordCleaned(
+            branches=tuple(
+                CleanedBranch(each.resource_id, each.ended_ms, each.xid, each.branch_id)
+                for each in done
+            )
+        )
+        await self._cluster.propose_internal((command,), timeout_ms=_PROPOSAL_MS)
+        return resource_id not in self._paused_until
+
+    def _pause(self, resource_id: str, reply: ManagerReply) -> None:
+        if len(self._paused_until) < _GREATEST_PAUSED:
+            self._paused_until[resource_id] = self._engine.now() + _PAUSE_AFTER_FAILURE_S
+        logger.debug("%s could not be cleaned: %s %s", resource_id, reply.outcome, reply.detail)
+
+    def _messages(self, due: Iterable[Cleaning]) -> Iterable[tuple[ChannelSession, list[Cleaning]]]:
+        """Yield who is told of which branches. Those for which nobody is connected wait."""
+        for _, alike in groupby(due, key=lambda each: (each.mode, each.host)):
+            branches = list(alike)
+            session = session_to_clean(self._reader, branches[0], branches[0].branch_id)
+            if session is None:
+                continue
+            for at in range(0, len(branches), session.clean_batch):
+                yield session, branches[at : at + session.clean_batch]
+
+    async def _tell(self, session: ChannelSession, branches: list[Cleaning]) -> ManagerReply:
+        first = branches[0]
+        several = [
+            CleanBranch(xid=each.xid, branch_id=each.branch_id, mode=each.mode) for each in branches
+        ]
+        term = self._engine.raft.term
+        called = encode(
+            Called(
+                xid=first.xid,
+                branch_id=first.branch_id,
+                mode=first.mode,
+                resource_id=first.resource_id,
+                epoch=term,
+                branches=several if session.clean_batch > 1 else [],
+            )
+        )
+        future: asyncio.Future[ManagerReply] = asyncio.get_running_loop().create_future()
+
+        def replied(reply: ManagerReply) -> None:
+            if not future.done():
+                future.set_result(reply)
+
+        cancel = self._relay.ask(session, CallKind.CLEAN, called, term, _TIMEOUT_S, replied)
+        try:
+            return await future
+        finally:
+            cancel()
