@@ -1,0 +1,1 @@
+"""What the tests use of DTM's client for Python."""

@@ -1,0 +1,6 @@
+from collections.abc import Callable
+
+class Tcc:
+    def call_branch(self, body: object, tryUrl: str, confirmUrl: str, cancalUrl: str) -> object: ...
+
+def tcc_global_transaction(dtmUrl: str, gid: str, tcc_cb: Callable[[Tcc], None]) -> str: ...
