@@ -43,6 +43,13 @@ def faults(folder: Path, text: str, node_id: str = "n1") -> dict[str, str]:
         ("[http]\nidempotency_ttl_ms = 59999", "http.idempotency_ttl_ms"),
         ("[health]\ntimeout_ms = 1001", "health.timeout_ms"),
         ("[health]\nfailures_suspect = 3", "health.failures_failed"),
+        ('[gateways.dtm]\nclient_networks = ["10.0.0.0/33"]', "gateways.dtm.client_networks"),
+        ('[gateways.dtm]\ncluster_addresses = ["here"]', "gateways.dtm.cluster_addresses"),
+        (
+            '[gateways.dtm]\nenabled = true\naddress = "127.0.0.1:7101"',
+            "gateways.dtm.address",
+        ),
+        ('[gateways.dtm]\nenabled = true\naddress = "0.0.0.0:36789"', "gateways.dtm.address"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
