@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 from msgspec import UNSET, Raw, UnsetType
 
@@ -10,7 +12,7 @@ from api.service import Service, applied
 from api.shapes import Answer
 from api.transaction_views import BranchFailure, TransactionState, failure_of, stored_json
 from api.transactions import not_found
-from statemachine.commands import CancelWait, RunGlobal
+from statemachine.commands import CancelWait, RunGlobal, StartSaga
 from statemachine.outcomes import GlobalAnswered
 from statemachine.store import Reader
 from statemachine.transactions.planning import Program
@@ -42,8 +44,17 @@ class RunState(TransactionState, frozen=True, kw_only=True):
     """In the order of their registration; none when its retention is over."""
 
 
-async def run(service: Service, request: web.Request, body: bytes, command: RunGlobal) -> Reply:
-    """Begin a transaction of known steps: 200 when it is at its end, 201 while it goes on."""
+async def run(
+    service: Service,
+    request: web.Request,
+    body: bytes,
+    command: RunGlobal | StartSaga,
+    shown: Callable[[Reader, RunState], RunState] = lambda _, answer: answer,
+) -> Reply:
+    """Begin what the cluster runs: 200 when it is at its end, 201 while it goes on.
+
+    `shown` may add to the answer what else the state says.
+    """
     # It goes on though its client has gone: only the wait is over then.
     outcome = await service.propose_waiting(
         request,
@@ -63,17 +74,17 @@ async def run(service: Service, request: web.Request, body: bytes, command: RunG
         steps=[_step(branch) for branch in get_branches(view.reader, done.xid)],
     )
     code = 200 if status in ENDED | FAILED else 201
-    return service.written(code, answer, outcome, outcome.position)
+    return service.written(code, shown(view.reader, answer), outcome, outcome.position)
 
 
-def state_of(reader: Reader, xid: str, program: Program) -> RunState:
-    """Return where a transaction of one program stands.
+def state_of(reader: Reader, xid: str, *programs: Program) -> RunState:
+    """Return where a transaction of one of these programs stands.
 
     Raises:
         Problem: there is none.
     """
     row = get_global(reader, xid)
-    if row is not None and row.program == program:
+    if row is not None and row.program in programs:
         return RunState(
             xid=xid,
             status=row.status,
@@ -81,7 +92,7 @@ def state_of(reader: Reader, xid: str, program: Program) -> RunState:
             steps=[_step(branch) for branch in get_branches(reader, xid)],
         )
     summary = get_summary(reader, xid)
-    if summary is None or summary.program != program:
+    if summary is None or summary.program not in programs:
         raise not_found(xid)
     return RunState(xid=xid, status=GlobalStatus(summary.status), reason=summary.reason, steps=[])
 

@@ -42,6 +42,7 @@ TOPICS = "/api/v1/topics"
 ROW_LOCKS = "/api/v1/row-locks"
 AUDIT = "/api/v1/audit"
 SAGAS = "/api/v1/sagas"
+SAGA_DEFINITIONS = "/api/v1/saga-definitions"
 TCC = "/api/v1/tcc"
 CLUSTER = "/api/v1/cluster"
 

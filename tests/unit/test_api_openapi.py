@@ -20,6 +20,8 @@ from tests.integration.local_cluster import LocalCluster, LocalRouting
 from tests.integration.serving import serving
 
 PROMISED = {
+    "/api/v1/saga-definitions": {"get"},
+    "/api/v1/saga-definitions/{name}": {"put", "get", "delete"},
     "/api/v1/messages": {"post"},
     "/api/v1/messages/{xid}": {"get"},
     "/api/v1/messages/{xid}/submit": {"post"},

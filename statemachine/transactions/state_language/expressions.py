@@ -324,7 +324,7 @@ class _Parser:
         self._at += 1
         match token.kind:
             case "number":
-                return Literal(values.decode(_plain(token.text)))
+                return _literal(token.text)
             case "text":
                 quote = token.text[0]
                 return Literal(token.text[1:-1].replace(quote * 2, quote))
@@ -347,9 +347,14 @@ class _Parser:
         raise self._unexpected()
 
 
-def _plain(number: str) -> bytes:
-    """Return a number without leading zeros, which JSON does not know."""
-    return (number.lstrip("0") if number[1:2].isdigit() else number).encode() or b"0"
+def _literal(number: str) -> Literal:
+    """Read a number as JSON does, which knows no leading zeros."""
+    whole, point, fraction = number.partition(".")
+    text = (whole.lstrip("0") or "0") + point + fraction
+    try:
+        return Literal(values.decode(text.encode()))
+    except UnusableValueError as error:
+        raise ExpressionSyntaxError(str(error)) from None
 
 
 def evaluate(node: Node, scope: Scope) -> Any:
