@@ -174,3 +174,17 @@ async def test_the_end_of_a_node_is_seen_by_those_who_dialled_it(pair: Pair) -> 
     assert await read(reader, 3) == b"one"
     pair.listener.writers[0].transport.abort()
     assert await ends(reader)
+
+
+async def test_two_resets_at_once_leave_no_connection_open(pair: Pair) -> None:
+    reader, writer = await pair.dial()
+    writer.write(b"one")
+    assert await read(reader, 3) == b"one"
+    first = asyncio.create_task(pair.link.reset())
+    # The first one has begun to end the connection when the second one comes.
+    await asyncio.sleep(0)
+    await asyncio.gather(first, pair.link.reset())
+    assert await ends(reader)
+    async with asyncio.timeout(WITHIN_S):
+        while not pair.listener.writers[0].transport.is_closing():
+            await asyncio.sleep(0.005)

@@ -2,16 +2,18 @@
 
 A call is a command and what its client was told of it. With an idempotency key it is tried again
 through other nodes until its outcome is known. Without one it is sent once, and may stay unknown.
-What the HTTP layer of a node does for a request that waits is done here by a `Desk`.
+A call that must wait for its turn waits on the node's change feed, as requests do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from node.change_feed import ChangeFeed
 from node.consensus.engine import Engine
 from node.consensus.proposals import Answer
 from statemachine.codec import encode_request
@@ -28,6 +30,8 @@ from statemachine.outcomes import (
 )
 from statemachine.tickets import get_ticket
 from tests.simulation.cluster import SimulatedCluster
+from tests.simulation.coroutines import SimulatedLoop
+from tests.simulation.world import Violation
 
 TIMEOUT_S = 3.0
 _KEY_TTL_MS = 3_600_000
@@ -84,20 +88,11 @@ def nanoseconds(virtual_s: float) -> int:
 
 @dataclass(slots=True)
 class _Desk:
-    """The requests that wait at one incarnation of a node."""
+    """Where requests wait at one incarnation of a node: its change feed is the product's."""
 
     engine: Engine
-    waiting: dict[Position, list[Callable[[Outcome], None]]] = field(default_factory=dict)
-
-    def look(self) -> None:
-        for ticket in list(self.waiting):
-            found = get_ticket(self.engine.machine_store, ticket)
-            if found is not None and found.outcome is not None:
-                for settled in self.waiting.pop(ticket):
-                    settled(found.outcome)
-
-    def drop(self, ticket: Position) -> None:
-        self.waiting.pop(ticket, None)
+    loop: SimulatedLoop
+    feed: ChangeFeed
 
 
 class Callers:
@@ -115,8 +110,14 @@ class Callers:
     def _open_desk(self, name: str) -> None:
         engine = self._cluster.nodes[name].engine
         assert engine is not None
-        desk = self._desks[name] = _Desk(engine)
-        engine.notices.on_applied.append(desk.look)
+        loop = SimulatedLoop(self._world, self._cluster.nodes[name].process)
+        feed = ChangeFeed(engine.machine_store, lambda: engine.machine.applied_position)
+        self._desks[name] = _Desk(engine, loop, feed)
+        engine.notices.on_applied.append(lambda: loop.inside(feed.on_applied))
+
+    def feed(self, name: str) -> ChangeFeed:
+        """Return the change feed of a node that is up."""
+        return self._desks[name].feed
 
     def call(
         self,
@@ -243,35 +244,46 @@ class Callers:
 
     def _wait(self, call: Call, ticket: Position, on_end: OnEnd) -> None:
         """Do what a node does for a request that waits."""
-        name, attempt = call.via, call.attempts
+        name, attempt, asked = call.via, call.attempts, call.asked
         desk = self._desks[name]
-        asked = call.asked
 
-        def settled(outcome: Outcome) -> None:
-            if call.asked == asked and call.attempts == attempt:
-                assert not isinstance(outcome, Pending)
-                call.asked = None
-                self.counters["waited"] += 1
-                self._end(call, outcome, on_end)
+        def is_awaited() -> bool:
+            return call.asked == asked and call.attempts == attempt
+
+        def settled(task: asyncio.Task[Outcome]) -> None:
+            if not is_awaited():
+                task.exception()
+                return
+            call.asked = None
+            try:
+                outcome = task.result()
+            except LookupError:
+                # The wait is forgotten; a node says that it does not know.
+                self._failed(call, on_end)
+                return
+            assert not isinstance(outcome, Pending)
+            self.counters["waited"] += 1
+            self._end(call, outcome, on_end)
 
         def pass_deadline() -> None:
-            if call.asked == asked and call.attempts == attempt and ticket in desk.waiting:
-                self._propose(desk.engine, CancelWait(ticket=ticket), None, cancelled)
+            if is_awaited():
+                self._propose(desk.engine, CancelWait(ticket=ticket), None, lambda _answer: None)
+                self._world.at_node(process, TIMEOUT_S, give_up)
 
-        def cancelled(answer: Answer) -> None:
-            if isinstance(answer, RequestOutcome) and isinstance(answer.outcomes[0], Applied):
-                desk.look()
-            if call.asked == asked and call.attempts == attempt and call.ended_at is None:
-                # Not settled here though its end was proposed: nobody knows.
-                desk.drop(ticket)
-                self._undo(call, name)
-                call.asked = None
-                self._failed(call, on_end)
+        def give_up() -> None:
+            """Its end was proposed, and it was not heard of: nobody knows."""
+            if not is_awaited():
+                return
+            found = get_ticket(desk.engine.machine_store, ticket)
+            if found is not None and found.outcome is not None:
+                raise Violation(f"{name} never told the caller of {call} how its wait ended")
+            self._undo(call, name)
+            call.asked = None
+            self._failed(call, on_end)
 
-        desk.waiting.setdefault(ticket, []).append(settled)
         process = self._cluster.nodes[name].process
+        desk.loop.start(desk.feed.settled(ticket)).add_done_callback(settled)
         self._world.at_node(process, call.wait_s + TIMEOUT_S, pass_deadline)
-        self._world.at_node(process, 0.0, desk.look)
 
     def _undo(self, call: Call, name: str) -> None:
         """Have what was done for a client that has gone taken back, sooner or later."""

@@ -105,7 +105,7 @@ class _Run:
             "sequences": lambda: SequenceClients(cluster, callers),
             "vectors": lambda: VectorClients(cluster, callers),
             "proposals": lambda: ProposalClients(cluster, rate_per_s=2.0),
-            "watch": lambda: WatchClients(cluster, recorder, housekeeping),
+            "watch": lambda: WatchClients(cluster, callers, recorder, housekeeping),
             "transactions": lambda: TransactionClients(cluster, callers, drivers()),
             "bank": lambda: BankClients(cluster, callers, drivers()),
         }

@@ -102,6 +102,11 @@ def test_a_stale_token_that_verifies_is_found(monkeypatch: pytest.MonkeyPatch) -
     assert found("locks").startswith("no stale token is accepted")
 
 
+def test_a_wait_whose_end_a_node_does_not_tell_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChangeLog, "settle", lambda _self, _place, _ticket: None)
+    assert "never told the caller" in found("locks")
+
+
 def test_leases_that_never_end_by_themselves_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     fire = Machine._fire
 

@@ -17,6 +17,7 @@ from statemachine.change_log import CompactedError, Recorded
 from statemachine.event_ids import format_event_id
 from statemachine.positions import Position
 from statemachine.stored_events import EventRow
+from tests.simulation.calls import Callers
 from tests.simulation.clients import require_none
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.housekeeping import SimulatedHousekeeping
@@ -46,24 +47,17 @@ class WatchClients:
     def __init__(
         self,
         cluster: SimulatedCluster,
+        callers: Callers,
         recorder: Recorder,
         housekeeping: SimulatedHousekeeping,
     ) -> None:
         self._cluster = cluster
         self._world = cluster.world
+        self._callers = callers
         self._recorder = recorder
-        self._feeds: dict[str, ChangeFeed] = {}
         self._watchers: list[_Watcher] = []
         self.counters: Counter[str] = Counter()
-        cluster.on_started.append(self._open_feed)
         housekeeping.changes_kept = self._world.rng.choice(_KEPT)
-
-    def _open_feed(self, name: str) -> None:
-        engine = self._cluster.nodes[name].engine
-        assert engine is not None
-        self._feeds[name] = ChangeFeed(
-            engine.machine_store, lambda: engine.machine.applied_position
-        )
 
     def start(self) -> None:
         for number in range(WATCHERS):
@@ -94,7 +88,7 @@ class WatchClients:
             watcher.via = rng.choice(self._cluster.names)
             watcher.moves += 1
         if self._cluster.engine(watcher.via) is not None:
-            self._read(watcher, self._feeds[watcher.via])
+            self._read(watcher, self._callers.feed(watcher.via))
         # One in a hundred times it is busy for so long that it may miss what is trimmed.
         pause_s = rng.uniform(2.0, 5.0) if rng.random() < 0.01 else rng.uniform(0.02, 0.3)
         self._world.at(pause_s, lambda: self._follow(watcher))

@@ -128,10 +128,11 @@ class Link:
                 # A node ends a connection as a whole, so one end is both.
                 await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                # Before anything is awaited: a second reset may end that.
+                far_writer.transport.abort()
                 for task in passing:
                     task.cancel()
                 await asyncio.gather(*passing, return_exceptions=True)
-                far_writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
