@@ -1,8 +1,6 @@
-"""A bank whose rows the cluster locks: transfers in local transactions, undone from their images.
+"""Clients of a bank whose rows the cluster locks: transfers in transactions of one or two branches.
 
-Two accounts of each transfer are locked with the registration of its branch, then changed in one
-local transaction that also writes down what they were. A rollback puts that back, which is right
-only while nobody has written in between: what the row locks are for.
+Two accounts are locked with the registration of a branch, then changed in a local transaction.
 """
 
 from __future__ import annotations
@@ -10,9 +8,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from node.delivery.calls import BranchRequest, Reply
+from scripts.tidelock_scripts.chaos.bank import ACCOUNTS, Bank
 from statemachine.commands import BeginGlobal, DecideGlobal, RegisterBranch, ReportBranch
 from statemachine.outcomes import BranchRegistered, Rejected
 from statemachine.transactions.row_locks import RowLock
@@ -23,21 +21,11 @@ from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.driving import Drivers, members_of
 from tests.simulation.world import Violation
 
-ACCOUNTS = 4
-OPENED_WITH = 100
 HOST = "bank"
 RATE_PER_S = 4.0
 
 _TIMEOUT_MS = 3_000
 _WAIT_MS = 800
-
-
-@dataclass(frozen=True, slots=True)
-class _Undo:
-    """One local transaction: account to balance, before and after."""
-
-    before: dict[int, int]
-    after: dict[int, int]
 
 
 class BankClients:
@@ -49,10 +37,7 @@ class BankClients:
         self.world = cluster.world
         self._drivers = drivers
         self._trouble = self.world.rng.choice((0.0, 0.3))
-        self.balances = dict.fromkeys(range(ACCOUNTS), OPENED_WITH)
-        self._undo: dict[tuple[str, int], _Undo] = {}
-        self._undone: set[tuple[str, int]] = set()
-        self.violations: list[str] = []
+        self.bank = Bank()
         self.begun: list[str] = []
         self.counters: Counter[str] = Counter()
         self._running = False
@@ -77,29 +62,13 @@ class BankClients:
 
     # --- the resource
 
-    def change(self, xid: str, branch_id: int, giver: int, taker: int, amount: int) -> bool:
-        """Do the local transaction; False: the money is not there, or it was rolled back before."""
-        if (xid, branch_id) in self._undone or self.balances[giver] < amount:
-            return False
-        before = {each: self.balances[each] for each in (giver, taker)}
-        after = {giver: before[giver] - amount, taker: before[taker] + amount}
-        self._undo[xid, branch_id] = _Undo(before, after)
-        self.balances.update(after)
-        return True
-
     def _roll_back(self, request: BranchRequest) -> Reply | None:
         drawn = self.world.rng.random()
         if drawn < self._trouble / 2:
             return None
         headers = dict(request.headers)
         branch = headers["X-Tx-Xid"], int(headers["Tidelock-Branch-Id"])
-        undo = self._undo.pop(branch, None)
-        self._undone.add(branch)
-        if undo is not None:
-            if any(self.balances[each] != now for each, now in undo.after.items()):
-                self.violations.append(f"somebody wrote what {branch} had locked")
-            self.balances.update(undo.before)
-            self.counters["bank_undone"] += 1
+        self.counters["bank_undone"] += self.bank.roll_back(branch)
         return None if drawn < self._trouble else Reply(status=200)
 
     # --- the end
@@ -113,22 +82,20 @@ class BankClients:
 
     def check(self) -> None:
         """Every transfer that was committed is in the balances, and no other one is."""
-        if self.violations:
-            raise Violation(self.violations[0])
+        bank = self.bank
+        if bank.broken:
+            raise Violation(bank.broken[0])
         reader = members_of(self._cluster)[0].machine_store
-        expected = dict.fromkeys(range(ACCOUNTS), OPENED_WITH)
-        for (xid, branch_id), undo in self._undo.items():
+        for xid, branch_id in bank.undo:
             row = get_global(reader, xid)
             if row is None or row.status != "COMMITTED":
                 raise Violation(f"branch {branch_id} of {xid} was not undone: {row}")
-            for account, balance in undo.after.items():
-                expected[account] += balance - undo.before[account]
-        if expected != self.balances or sum(expected.values()) != ACCOUNTS * OPENED_WITH:
-            raise Violation(f"the balances are {self.balances} and should be {expected}")
+        if bank.balances != bank.expected():
+            raise Violation(f"the balances are {bank.balances} and should be {bank.expected()}")
 
     def seen(self) -> Iterable[object]:
         yield from self.begun
-        yield from sorted(self.balances.items())
+        yield from sorted(self.bank.balances.items())
 
 
 class _Transfer:
@@ -182,7 +149,7 @@ class _Transfer:
 
     def _change(self, branch_id: int, giver: int, taker: int) -> None:
         amount = self._rng.randint(1, 60)
-        done = self._bank.change(self._xid, branch_id, giver, taker, amount)
+        done = self._bank.bank.transfer((self._xid, branch_id), giver, taker, amount)
         report = ReportBranch(
             xid=self._xid,
             branch_id=branch_id,

@@ -17,10 +17,14 @@ from node.delivery.crash_points import Reach, nowhere
 from node.delivery.delivery import NobodyConnected
 from node.delivery.driver import Driver, DriverLimits
 from node.delivery.native import NativeStyle
+from scripts.tidelock_scripts.chaos.branch_effects import BranchEffects
 from statemachine.store import DamagedStateError
 from statemachine.transactions.rows import RetryRule
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.world import Process, SimulatedRuntime, Violation, World
+
+LOCAL = "local"
+"""The name of what the sender of a message does by itself."""
 
 TIMEOUT_S = 1.0
 """How long a driver waits for a participant."""
@@ -32,45 +36,23 @@ _RULE = RetryRule(interval_ms=100, greatest_interval_ms=800)
 
 
 @dataclass(slots=True)
-class BranchEffect:
-    """What a participant did for one branch: its fence row, and what it counts."""
-
-    depends_on: tuple[str, ...] = ()
-    done: int = 0
-    undone: int = 0
-    confirmed: int = 0
-    fenced: bool = False
-    """It was rolled back before anything was done: what comes late is refused."""
-
-    @property
-    def stands(self) -> bool:
-        return self.done > self.undone
-
-
-@dataclass(slots=True)
 class Participants:
     """Everybody that is called, on nobody's machine in particular."""
 
     world: World
     trouble: float = 0.3
     """How much of what is asked goes wrong, from 0 to 1."""
-    effects: dict[tuple[str, str], BranchEffect] = field(default_factory=dict)
-    """By xid and step."""
+    effects: BranchEffects = field(default_factory=BranchEffects)
     counters: Counter[str] = field(default_factory=Counter)
-    greatest_epoch: int = 0
-    after_decision: list[str] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
     healed: bool = False
 
     def receive(self, request: BranchRequest) -> Reply | None:
         """Do what is asked; None: nobody hears what came of it."""
         rng = self.world.rng
-        self.counters["calls"] += 1
         _, _, name, action = request.url.rsplit("/", 3)
         if action == "query":
-            name = "local"
-        headers = dict(request.headers)
-        key = (headers["X-Tx-Xid"], name)
+            name = LOCAL
+        xid = dict(request.headers)["X-Tx-Xid"]
         trouble = 0.0 if self.healed else self.trouble
         drawn = rng.random()
         if drawn < 0.3 * trouble:
@@ -79,71 +61,13 @@ class Participants:
             return Reply(status=rng.choice((500, 503, 404, 302)))
         if drawn < 0.6 * trouble:
             return Reply(status=425)
-        status = self._do(key, action)
+        status = self.effects.call(xid, name, action)
+        self.counters[f"{action} {status}"] += 1
         if drawn < 0.7 * trouble:
-            self._do(key, action)  # it was delivered twice
+            self.effects.call(xid, name, action)  # it was delivered twice
         if drawn < 0.9 * trouble:
             return None  # it is done, and nobody hears of it
         return Reply(status=status, body=b'{"ok":true}')
-
-    def _do(self, key: tuple[str, str], action: str) -> int:
-        effect = self.effects.setdefault(key, BranchEffect())
-        match action:
-            case "do" | "refuse":
-                return self._forward(key, effect, refuses=action == "refuse")
-            case "commit":
-                if not effect.stands:
-                    self.violations.append(f"{key} is confirmed and was never tried")
-                effect.confirmed = 1
-            case "undo":
-                self._check_undone_after(key)
-                if effect.confirmed:
-                    self.violations.append(f"{key} is cancelled after it was confirmed")
-                if effect.done:
-                    effect.undone = effect.done
-                effect.fenced = True
-            case "query":
-                # A question closes the door: work that was not done by now will not be.
-                effect.fenced = True
-                self.counters[action] += 1
-                return 200 if effect.stands else 409
-        self.counters[action] += 1
-        return 200
-
-    def work(self, xid: str) -> bool:
-        """Do the local work that a message tells of; False: somebody has asked for it before."""
-        key = (xid, "local")
-        effect = self.effects.setdefault(key, BranchEffect())
-        return self._forward(key, effect, refuses=False) == 200
-
-    def _forward(self, key: tuple[str, str], effect: BranchEffect, *, refuses: bool) -> int:
-        if effect.fenced or refuses:
-            self.counters["refused"] += 1
-            return 409
-        self._check_order(key)
-        effect.done = 1
-        return 200
-
-    def _check_undone_after(self, key: tuple[str, str]) -> None:
-        """A step is undone when nothing stands any more that stood on it."""
-        xid, name = key
-        step = name.partition("<")[0]
-        for (other_xid, other), effect in self.effects.items():
-            if other_xid == xid and other.partition("<")[2] == step and effect.stands:
-                self.violations.append(f"{key} was undone before {other}")
-
-    def _check_order(self, key: tuple[str, str]) -> None:
-        """Steps are named `name<after`: a step runs when the one before it is done."""
-        xid, name = key
-        _, _, before = name.partition("<")
-        if before:
-            others = [
-                effect
-                for (other_xid, other), effect in self.effects.items()
-                if other_xid == xid and other.partition("<")[0] == before
-            ]
-            if not any(effect.done for effect in others):
-                self.violations.append(f"{key} ran before {before}")
 
 
 class SimulatedSender:

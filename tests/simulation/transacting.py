@@ -22,11 +22,13 @@ from statemachine.commands import (
     Step,
 )
 from statemachine.outcomes import BranchRegistered, Rejected
+from statemachine.transactions.messages import QUESTION
+from statemachine.transactions.planning import Program
 from statemachine.transactions.rows import Calls, Global, RetryRule, get_branches, get_global
 from statemachine.transactions.statuses import ENDED, Mode
 from tests.simulation.calls import Call, Callers
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.driving import BranchEffect, Drivers, Participants, members_of
+from tests.simulation.driving import LOCAL, Drivers, Participants, members_of
 from tests.simulation.world import Violation
 
 PROGRAMS = ("SAGA", "SAGA", "TCC", "MESSAGE", "CLIENT")
@@ -116,8 +118,9 @@ class TransactionClients:
         )
 
     def check(self) -> None:
-        if self.participants.violations:
-            raise Violation(self.participants.violations[0])
+        effects = self.participants.effects
+        if effects.broken:
+            raise Violation(effects.broken[0])
         engines = members_of(self.cluster)
         for xid in self.begun:
             rows = [get_global(engine.machine_store, xid) for engine in engines]
@@ -134,23 +137,24 @@ class TransactionClients:
         yield from sorted(self.participants.counters.items())
 
     def _check_untouched(self, xid: str) -> None:
-        effects = self.participants.effects.items()
-        if any(effect.stands for (of, _), effect in effects if of == xid):
+        effects = self.participants.effects
+        if effects.found_wrong(xid, committed=False, confirms=False, names=()):
             raise Violation(f"{xid} was never begun, and something was done for it")
 
     def _check_effects(self, engine: Engine, row: Global) -> None:
         committed = row.status == "COMMITTED"
-        effects = self.participants.effects
-        called = {name for xid, name in effects if xid == row.xid}
-        if committed and row.program != "CLIENT":
-            called |= {branch.name for branch in get_branches(engine.machine_store, row.xid)}
-        for name in sorted(called - {"check-back"}):
-            effect = effects.get((row.xid, name), BranchEffect())
-            if effect.stands != committed:
-                raise Violation(f"{row.xid} is {row.status} and {name} did {effect}")
-            confirms = row.program in ("TCC", "CLIENT")
-            if committed and confirms and not effect.confirmed:
-                raise Violation(f"{row.xid} is {row.status} and {name} did not confirm: {effect}")
+        branches = get_branches(engine.machine_store, row.xid)
+        names = {branch.name for branch in branches} - {"", QUESTION}
+        if row.program == Program.MESSAGE:
+            names.add(LOCAL)
+        wrong = self.participants.effects.found_wrong(
+            row.xid,
+            committed=committed,
+            confirms=row.program in (Program.TCC, Program.CLIENT),
+            names=names,
+        )
+        if wrong is not None:
+            raise Violation(f"{row.xid} is {row.status} and {wrong}")
 
 
 class _Manager:
@@ -245,7 +249,9 @@ class _Sender:
         self._clients.world.at(self._rng.choice((0.0, 0.01, 1.5)), self._work)
 
     def _work(self) -> None:
-        worked = self._rng.random() < 0.7 and self._clients.participants.work(self._xid)
+        worked = self._rng.random() < 0.7 and self._clients.participants.effects.work(
+            self._xid, LOCAL
+        )
         if self._rng.random() < 3 * _VANISHES:
             return
         decide = DecideGlobal(

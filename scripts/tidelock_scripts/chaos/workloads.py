@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from scripts.tidelock_scripts.chaos.bank_clients import BankClients
 from scripts.tidelock_scripts.chaos.event_clients import EventClients
 from scripts.tidelock_scripts.chaos.lock_clients import LockClients
 from scripts.tidelock_scripts.chaos.oracle_clients import OracleClients
 from scripts.tidelock_scripts.chaos.proposal_clients import ProposalClients
 from scripts.tidelock_scripts.chaos.round_clients import Round, RoundClients
 from scripts.tidelock_scripts.chaos.sequence_clients import SequenceClients
+from scripts.tidelock_scripts.chaos.transaction_clients import TransactionClients
 from scripts.tidelock_scripts.chaos.vector_clients import VectorClients
 from scripts.tidelock_scripts.chaos.watch_clients import WatchClients
 
 MIX = "mix"
-WORKLOADS = ("events", "oracle", "locks", "sequences", "vectors", "proposals", "watch")
+WORKLOADS = (
+    "events",
+    "oracle",
+    "locks",
+    "sequences",
+    "vectors",
+    "proposals",
+    "watch",
+    "transactions",
+    "bank",
+)
 
 _CLIENTS_ALONE = 3
 _CLIENTS_IN_MIX = 1
@@ -48,5 +60,7 @@ def make_clients(
         "vectors": lambda: VectorClients(of_round, count),
         "proposals": lambda: ProposalClients(of_round, count),
         "watch": lambda: WatchClients(of_round, count, addresses, begin),
+        "transactions": lambda: TransactionClients(of_round, count),
+        "bank": lambda: BankClients(of_round, 2 * count),
     }
     return [makers[name]() for name in names]
