@@ -14,7 +14,7 @@ from statemachine.commands import AnyCommand, IdempotencyKey
 from statemachine.outcomes import RequestOutcome
 from tests.integration.local_cluster import LocalCluster
 from tests.integration.serving import Api, serving
-from tidelock.client import Client, Lock, leases
+from tidelock.client import Client, Lock, farewells, leases
 from tidelock.client.answers import LockLease
 from tidelock.errors import (
     ClientClosedError,
@@ -287,6 +287,24 @@ async def test_closing_a_client_gives_up_what_it_waits_for(api: Api, client: Cli
         assert (await client.locks.get("l")).queue_length == 0
         with pytest.raises(ClientClosedError):
             await waiting
+
+
+async def test_closing_that_is_cancelled_closes_all_the_same(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farewells, "PATIENCE_S", 60.0)
+    client = Client([f"127.0.0.1:{api.port}"], discover=False)
+    async with asyncio.timeout(20):
+        lock = client.lock("l", ttl_ms=LONG_MS)
+        await lock.__aenter__()
+        api.cluster.fault = NoQuorum()
+        lock.quit()
+        closing = asyncio.create_task(client.close())
+        while not client._transport.closing:
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+    assert all(session.closed for session in client._transport._sessions.values())
 
 
 async def test_a_client_that_is_left_by_an_exception_leaves_nothing_behind(api: Api) -> None:

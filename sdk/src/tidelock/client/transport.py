@@ -153,18 +153,20 @@ class Transport:
     async def close(self) -> None:
         """End the acquisitions, say what is still to be said, and close the connections."""
         self.closing = True
-        if self._pid == os.getpid():
+        if self._loop is not None and self._pid != os.getpid():
+            INHERITED.append(self)
+            self._closed = True
+            return
+        try:
             waiting = list(self.waiting)
             for each in waiting:
                 each.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             await self.farewells.finish()
-        self._closed = True
-        if self._pid == os.getpid():
+        finally:
+            self._closed = True
             for session in self._sessions.values():
                 await session.close()
-        else:
-            INHERITED.append(self)
 
     async def attempt(
         self, call: Call, url: URL, headers: Mapping[str, str], remaining_s: float
