@@ -433,6 +433,7 @@ def endpoints(service: Service) -> list[Endpoint]:
             tag=tag,
             handler=branches.pass_fence,
             body=FenceBody,
+            example={"step": "TRY", "phase": "ENTER"},
             answer=FenceVerdict,
             parameters=parameters,
             errors=(*BODY_ERRORS, *WRITE_ERRORS, *_UNKNOWN, "BRANCH_NOT_TRIED"),

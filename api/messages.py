@@ -317,6 +317,7 @@ def endpoints(service: Service) -> list[Endpoint]:
             handler=messages.prepare,
             body=PrepareBody,
             example={
+                "xid": "order-4711",
                 "query": "http://127.0.0.1:9000/what-became-of-it",
                 "steps": [
                     {"action": "http://127.0.0.1:9000/paid", "payload": {"orderId": 48213}},

@@ -231,8 +231,9 @@ class Desk:
     def _answer_waiting(self, transaction: Transaction, place: int) -> None:
         """Tell all who wait for the end where the transaction stands."""
         row = transaction.row
-        transaction.change(waiting=())
-        for ticket in row.waiting:
+        tickets = [*row.waiting, *(committer.ticket for committer in row.committing)]
+        transaction.change(waiting=(), committing=())
+        for ticket in tickets:
             self.tickets.settle(ticket, Applied(answer_of(row)), place)
 
     def _leave_out(self, transaction: Transaction, place: int) -> None:
@@ -247,7 +248,6 @@ class Desk:
             refused = branch.status is BranchStatus.PHASE_ONE_FAILED and not branch.outcome_unknown
             if never_begun or (refused and not row.compensates_failed):
                 transaction.advance_branch(branch, BranchInput.WITHDRAW, place)
-                self.release(transaction, branch, place)
 
     def advance(self, transaction: Transaction, place: int) -> None:
         """Do what needs no call, end what is at its end, and say when the driver is to come."""
@@ -337,6 +337,7 @@ class Desk:
     def stop(self, transaction: Transaction, reason: str, place: int) -> None:
         """End it wherever it stands, with whatever was done and whatever was not."""
         transaction.change(decided_ms=self.state.wall_ms, reason=reason)
+        transaction.disarm_deadline()
         self.end_by_operator(transaction, GlobalInput.STOP, place)
 
     def end_by_operator(self, transaction: Transaction, happens: GlobalInput, place: int) -> None:

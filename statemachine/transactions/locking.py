@@ -19,6 +19,7 @@ from statemachine.outcomes import (
 from statemachine.positions import Position
 from statemachine.tickets import TicketKind
 from statemachine.transactions.desk import Desk, not_active, takes_no_rows
+from statemachine.transactions.planning import Program
 from statemachine.transactions.row_locks import Conflict, RowLock, Wait
 from statemachine.transactions.rows import Branch
 from statemachine.transactions.statuses import ROLLBACK_FAMILY, BranchStatus, GlobalStatus
@@ -38,6 +39,11 @@ _QUEUE_FULL: Final = Rejected(
     RejectionCode.LOCK_QUEUE_FULL,
     "Too many wait for one of the rows already. Try again later.",
     retryable=True,
+)
+_ROWS_OF_NOBODY: Final = Rejected(
+    RejectionCode.BRANCH_STATUS_FIXED,
+    "The cluster runs this transaction; only branches that an application registers lock rows.",
+    retryable=False,
 )
 _WAITS_ENOUGH: Final = Rejected(
     RejectionCode.LOCK_QUEUE_FULL,
@@ -79,6 +85,8 @@ def _working(transaction: Transaction, branch_id: int) -> Branch | Rejected:
     row = transaction.row
     if row.status is not GlobalStatus.BEGIN:
         return not_active(row)
+    if row.program != Program.CLIENT:
+        return _ROWS_OF_NOBODY
     branch = transaction.branch(branch_id)
     if branch is None:
         return branch_not_found(row.xid, branch_id)

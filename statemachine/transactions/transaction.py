@@ -136,7 +136,7 @@ class Transaction:
         """Take a decision; the transaction must be undecided."""
         self.advance(happens, place, detail=reason)
         self.change(decided_ms=self._state.wall_ms, reason=reason[:GREATEST_DETAIL])
-        self._disarm_deadline()
+        self.disarm_deadline()
 
     def advance(self, happens: GlobalInput, place: int, *, detail: str = "") -> None:
         """Go on to the status that the table names; there must be one."""
@@ -208,7 +208,8 @@ class Transaction:
         self.change(deadline_ms=deadline_ms)
         timers.arm(self._writes, deadline_ms, TimerKind.GLOBAL_TIMEOUT, self.row.xid.encode())
 
-    def _disarm_deadline(self) -> None:
+    def disarm_deadline(self) -> None:
+        """It is decided, or over."""
         if self.row.deadline_ms:
             timers.disarm(
                 self._writes,

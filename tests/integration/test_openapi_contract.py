@@ -38,6 +38,14 @@ NEEDS_NO_SUCCESS: Final = {
     "GET /health/leader": "the node may be a follower",
     "POST /api/v1/locks/{name}/renew": "a token is hardly ever guessed",
     "POST /api/v1/locks/{name}/release": "likewise",
+    **dict.fromkeys(
+        (
+            "POST /api/v1/transactions/{xid}/branches/{branchId}/locks",
+            "DELETE /api/v1/transactions/{xid}/branches/{branchId}/locks",
+            "POST /api/v1/transactions/{xid}/branches/{branchId}/fence",
+        ),
+        "a branch that still works is hardly ever guessed",
+    ),
     "POST /api/v1/transactions/{xid}/rollback": "the transaction of the examples is committed",
     "POST /api/v1/transactions/{xid}/operations": "what has ended needs no operator",
     "POST /api/v1/cluster/members": "it waits for a node with an empty disk, and there is none",

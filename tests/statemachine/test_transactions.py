@@ -8,6 +8,7 @@ from statemachine.changes import GlobalChanged
 from statemachine.commands import (
     BeginGlobal,
     DecideGlobal,
+    LockRows,
     OperateGlobal,
     RegisterBranch,
     RegisterChannel,
@@ -851,6 +852,8 @@ def test_how_a_step_ends_is_learnt_from_its_call_alone() -> None:
     log = Transactions()
     log.saga(step("a"))
     assert code(log.report(1)) is RejectionCode.BRANCH_STATUS_FIXED
+    rows = LockRows(xid="x", branch_id=1, locks=(row(1),), wait_ms=0)
+    assert code(log.do(rows)) is RejectionCode.BRANCH_STATUS_FIXED
     assert code(log.register(mode="SAGA")) is RejectionCode.TRANSACTION_NOT_ACTIVE
     assert log.statuses() == ["REGISTERED"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 
@@ -10,25 +11,40 @@ import pytest
 from statemachine import keys
 from statemachine.commands import (
     AbandonBranch,
+    AbortDtm,
     AnyCommand,
     BeginGlobal,
     CancelWait,
     DecideGlobal,
+    DeleteSubscriber,
+    DtmTransaction,
     FireTimers,
+    HastenAllDtm,
+    HastenDtm,
     LockRows,
     OperateGlobal,
     PassFence,
+    PrepareDtm,
+    PrepareMessage,
+    PutSagaDefinition,
+    PutSubscriber,
+    RecordDtmProgress,
     RegisterBranch,
+    RegisterDtmBranch,
     ReportBranch,
     ReportCalls,
     ReportedCall,
     RunGlobal,
+    StartSaga,
     Step,
+    StopDtm,
+    SubmitDtm,
     UnlockRows,
 )
 from statemachine.outcomes import Position
 from statemachine.state import load_state
 from statemachine.timers import TimerKind, due_timers
+from statemachine.transactions.dtm_options import DtmOptions, encode_options
 from statemachine.transactions.planning import Operation, next_calls
 from statemachine.transactions.row_locks import RowLock
 from statemachine.transactions.rows import Calls, Failure, RetryRule, get_branches
@@ -38,6 +54,31 @@ from tests.statemachine.transaction_invariants import all_globals, assert_transa
 
 SEEDS = range(10)
 COMMANDS = 250
+OPTIONS = encode_options(DtmOptions(gid="g"))
+DEFINITION = json.dumps(
+    {
+        "Name": "d",
+        "StartState": "A",
+        "States": {
+            "A": {
+                "Type": "ServiceTask",
+                "ServiceName": "http://p/",
+                "CompensateState": "U",
+                "Next": "C",
+            },
+            "U": {"Type": "ServiceTask", "ServiceName": "http://p/"},
+            "C": {
+                "Type": "Choice",
+                "Choices": [{"Expression": "[go] == true", "Next": "E"}],
+                "Default": "F",
+            },
+            "E": {"Type": "Succeed"},
+            "F": {"Type": "CompensationTrigger", "Next": "X"},
+            "X": {"Type": "Fail", "ErrorCode": "E", "Message": "m"},
+        },
+    }
+).encode()
+
 XIDS = ("a", "b", "c", "d", "")
 URLS = ("", "http://p/", None)
 VERDICTS = ("DONE", "DONE", "DONE", "FAILED", "RETRY", "RETRY", "ONGOING", "NOTA", "ODD", "")
@@ -200,6 +241,98 @@ class Chaos:
     def cancel(self) -> AnyCommand:
         return CancelWait(ticket=self.position())
 
+    def steps(self, *, url: str = "http://p/") -> tuple[Step, ...]:
+        return tuple(
+            Step(
+                name=f"{number:02}",
+                calls=Calls(
+                    self.chance.choice([url, "", "topic://t"]),
+                    self.chance.choice(URLS),
+                    self.chance.choice(URLS),
+                ),
+                payload=b"{}",
+                depends_on=(),
+                timeout_ms=0,
+                retry=RetryRule(limit=self.chance.choice([-1, 1])),
+            )
+            for number in range(1, self.chance.choice([1, 2, 3]))
+        )
+
+    def prepare(self) -> AnyCommand:
+        return PrepareMessage(
+            xid=self.xid,
+            prefix="n1",
+            name="",
+            query=self.chance.choice(["http://p/", ""]),
+            steps=self.steps(),
+            delay_ms=self.chance.choice([0, 100]),
+            query_after_ms=self.chance.choice([0, 100]),
+        )
+
+    def subscribe(self) -> AnyCommand:
+        name = self.chance.choice(["s1", "s2"])
+        if self.chance.random() < 0.3:
+            return DeleteSubscriber(topic="t", name=name)
+        return PutSubscriber(topic="t", name=name, url="http://p/", remark="")
+
+    def dtm_transaction(self) -> DtmTransaction:
+        draw = self.chance
+        return DtmTransaction(
+            xid=self.xid,
+            trans_type=draw.choice(["saga", "tcc", "xa", "msg", "workflow", "odd"]),
+            name="",
+            steps=self.steps(),
+            timeout_ms=draw.choice([0, 100, 60_000]),
+            delay_ms=draw.choice([0, 100]),
+            options=draw.choice([OPTIONS, b"", b"odd"]),
+        )
+
+    def dtm(self) -> AnyCommand:
+        draw = self.chance
+        kinds: list[AnyCommand] = [
+            PrepareDtm(transaction=self.dtm_transaction(), in_any_status=draw.random() < 0.5),
+            SubmitDtm(
+                transaction=self.dtm_transaction(),
+                wait_ms=self.wait_ms(),
+                ended_as=draw.choice(["", "", "succeed", "failed", "odd"]),
+                reason="",
+            ),
+            AbortDtm(xid=self.xid, reason=""),
+            StopDtm(xid=self.xid),
+            HastenDtm(xid=self.xid),
+            HastenAllDtm(later_than_ms=draw.choice([-1, 0, 600]), limit=draw.choice([0, 2])),
+            RegisterDtmBranch(
+                xid=self.xid,
+                branch_id=draw.choice(["01", "02", "x"]),
+                commit=draw.choice(["http://p/", ""]),
+                rollback=draw.choice(["http://p/", ""]),
+                payload=b"",
+            ),
+            RecordDtmProgress(
+                xid=self.xid,
+                branch_id=draw.choice(["01", "02"]),
+                op="action",
+                status=draw.choice(["succeed", "failed", "odd"]),
+                data=b"1",
+            ),
+        ]
+        return draw.choice(kinds)
+
+    def follow(self) -> AnyCommand:
+        draw = self.chance
+        if draw.random() < 0.4:
+            return PutSagaDefinition(name="d", document=draw.choice([DEFINITION, b"{}", b"odd"]))
+        return StartSaga(
+            xid=self.xid,
+            prefix="n1",
+            name="",
+            definition=draw.choice(["d", "d", "none"]),
+            input=draw.choice([b"{}", b'{"go": true}', b"odd"]),
+            timeout_ms=draw.choice([0, 100]),
+            wait_ms=self.wait_ms(),
+            forward_recovery=draw.random() < 0.2,
+        )
+
     def fire(self) -> AnyCommand:
         self.log.wait(self.chance.choice([0, 10, 200, 6_000]))
         return FireTimers(timers=due_timers(self.log.store, self.log.elapsed_ms))
@@ -208,7 +341,8 @@ class Chaos:
         kinds: list[tuple[Callable[[], AnyCommand], int]] = [
             (self.begin, 3), (self.register, 6), (self.report, 6), (self.decide, 4), (self.run, 2),
             (self.told, 5), (self.operate, 2), (self.lock, 3), (self.unlock, 2), (self.fence, 2),
-            (self.abandon, 2), (self.cancel, 2), (self.fire, 3),
+            (self.abandon, 2), (self.cancel, 2), (self.fire, 3), (self.prepare, 1),
+            (self.subscribe, 1), (self.dtm, 4), (self.follow, 2),
         ]  # fmt: skip
         makes = self.chance.choices(
             [make for make, _ in kinds],
@@ -264,6 +398,7 @@ def test_everything_can_end_and_leaves_nothing_behind(seed: int) -> None:
     log.fire_due()
     left = {key[:2] for key, _ in log.rows(b"X")}
     # Resource managers that never come back leave what they were to clean.
-    assert left <= {keys.INCIDENT, keys.AUDIT, keys.CHANNEL_INDEX}
+    kept = {keys.INCIDENT, keys.AUDIT, keys.CHANNEL_INDEX, keys.SUBSCRIBER, keys.SAGA_DEFINITION}
+    assert left <= kept
     kinds = {keys.timer_of(key)[1] for key, _ in log.rows(keys.TIMER)}
     assert kinds <= {TimerKind.SESSION_EXPIRY, TimerKind.TICKET_EXPIRY, TimerKind.WAIT_DEADLINE}
