@@ -14,6 +14,7 @@ import uvloop
 from scripts.tidelock_scripts.bench import (
     branches,
     conflict,
+    dtm,
     failover,
     growth,
     in_process,
@@ -39,6 +40,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "vectors": vectors.vectors,
     "transactions": transactions.transactions,
     "branches": branches.branches,
+    "dtm": dtm.dtm,
     "latency": steady.latency,
     "in-process": in_process.in_process,
     "watch": watch.watch,
