@@ -334,6 +334,14 @@ class Desk:
         if operation is Operation.ROLLBACK or branch.mode not in UNLOCKED_BY_DECISION:
             self.release(transaction, branch, place)
 
+    def commit_at_once(self, transaction: Transaction, place: int) -> None:
+        """Commit what has ended already: its branches were registered as they are at the end."""
+        transaction.decide(GlobalInput.COMMIT, "", place)
+        self._note(transaction, place)
+        for branch in transaction.branches:
+            transaction.happen(place, BranchStatus.PHASE_TWO_COMMITTED, branch_id=branch.branch_id)
+        self._end(transaction, GlobalInput.ALL_ENDED, place)
+
     def stop(self, transaction: Transaction, reason: str, place: int) -> None:
         """End it wherever it stands, with whatever was done and whatever was not."""
         transaction.change(decided_ms=self.state.wall_ms, reason=reason)

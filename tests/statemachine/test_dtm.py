@@ -17,7 +17,9 @@ from statemachine.commands import (
     StopDtm,
     SubmitDtm,
 )
+from statemachine.keys import META
 from statemachine.outcomes import Applied, DtmHastened, Outcome, Pending, RejectionCode
+from statemachine.transactions import dtm
 from statemachine.transactions.dtm_options import (
     DtmOptions,
     decode_options,
@@ -162,23 +164,45 @@ def test_what_is_asked_at_submission_replaces_what_was_prepared() -> None:
     assert decode_options(encode_options(expected)) == expected
 
 
+@pytest.mark.parametrize("graph", [[(), (0,), (1,)], [(), (), ()], [(), (0,), ()], [()]])
+def test_a_saga_without_calls_comes_to_what_its_single_states_would_come_to(
+    monkeypatch: pytest.MonkeyPatch, graph: list[tuple[int, ...]]
+) -> None:
+    nothing = Calls("", "", "http://a/undo")
+    steps = [
+        msgspec.structs.replace(step(f"{at:02}", *before), calls=nothing)
+        for at, before in enumerate(graph)
+    ]
+    logs = [Dtm(), Dtm()]
+    for log in logs:
+        log.submit(transaction("saga", *steps))
+        log.submit(transaction("saga", *steps, gid="next"))
+        assert log.dtm_status() == "succeed"
+        monkeypatch.setattr(dtm, "needs_no_call", lambda _: False)
+    at_once, step_by_step = ([row for row in log.store.items() if row[0] != META] for log in logs)
+    assert at_once == step_by_step
+    fields = ("global_count", "hlc", "applied_position")
+    at_once_state, state = ([getattr(log.machine, field) for field in fields] for log in logs)
+    assert at_once_state == state
+
+
 def test_a_saga_waits_for_its_end_on_a_ticket() -> None:
-    dtm = Dtm()
-    assert isinstance(dtm.submit(transaction("saga", step("01")), wait_ms=5_000), Pending)
-    assert dtm.dtm_status() == "submitted"
-    assert isinstance(dtm.submit(transaction("saga", step("01")), wait_ms=5_000), Pending)
+    log = Dtm()
+    assert isinstance(log.submit(transaction("saga", step("01")), wait_ms=5_000), Pending)
+    assert log.dtm_status() == "submitted"
+    assert isinstance(log.submit(transaction("saga", step("01")), wait_ms=5_000), Pending)
 
 
 def test_a_prepared_tcc_times_out_and_another_type_does_not() -> None:
-    dtm = Dtm()
-    dtm.prepare(transaction("tcc", timeout_ms=35_000))
-    dtm.prepare(transaction("saga", gid="s"))
-    dtm.let_pass(34_999)
-    assert dtm.dtm_status() == "prepared"
-    dtm.let_pass(1)
-    assert dtm.dtm_status() == "failed"
-    dtm.let_pass(3_600_000)
-    assert dtm.dtm_status("s") == "prepared"
+    log = Dtm()
+    log.prepare(transaction("tcc", timeout_ms=35_000))
+    log.prepare(transaction("saga", gid="s"))
+    log.let_pass(34_999)
+    assert log.dtm_status() == "prepared"
+    log.let_pass(1)
+    assert log.dtm_status() == "failed"
+    log.let_pass(3_600_000)
+    assert log.dtm_status("s") == "prepared"
 
 
 @pytest.mark.parametrize(
@@ -197,41 +221,41 @@ def test_a_prepared_tcc_times_out_and_another_type_does_not() -> None:
     ],
 )
 def test_what_makes_no_sense_is_rejected(wanted: DtmTransaction) -> None:
-    dtm = Dtm()
-    for outcome in (dtm.prepare(wanted), dtm.submit(wanted)):
+    log = Dtm()
+    for outcome in (log.prepare(wanted), log.submit(wanted)):
         assert code(outcome) is RejectionCode.INVALID_COMMAND
-    assert dtm.machine.global_count == 0
+    assert log.machine.global_count == 0
 
 
 def test_options_that_cannot_be_read_change_nothing_at_submission() -> None:
-    dtm = Dtm()
-    dtm.prepare(transaction("tcc"))
+    log = Dtm()
+    log.prepare(transaction("tcc"))
     wanted = transaction("tcc", options=b"\xff")
-    assert code(dtm.submit(wanted)) is RejectionCode.INVALID_COMMAND
-    assert dtm.dtm_status() == "prepared"
+    assert code(log.submit(wanted)) is RejectionCode.INVALID_COMMAND
+    assert log.dtm_status() == "prepared"
 
 
 @pytest.mark.parametrize("ended_as", ["", "submitted", "SUCCEED"])
 def test_a_workflow_ends_in_one_of_two_ways(ended_as: str) -> None:
-    dtm = Dtm()
+    log = Dtm()
     wanted = transaction("workflow", query="http://w/run")
-    dtm.prepare(wanted)
-    assert code(dtm.submit(wanted, ended_as=ended_as)) is RejectionCode.INVALID_COMMAND
-    assert dtm.dtm_status() == "prepared"
-    assert isinstance(dtm.submit(wanted, ended_as="succeed"), Applied)
-    assert dtm.dtm_status() == "succeed"
+    log.prepare(wanted)
+    assert code(log.submit(wanted, ended_as=ended_as)) is RejectionCode.INVALID_COMMAND
+    assert log.dtm_status() == "prepared"
+    assert isinstance(log.submit(wanted, ended_as="succeed"), Applied)
+    assert log.dtm_status() == "succeed"
 
 
 def test_the_progress_of_a_workflow_is_bounded_and_ends_with_it() -> None:
-    dtm = Dtm()
-    dtm.prepare(transaction("workflow", query="http://w/run"))
+    log = Dtm()
+    log.prepare(transaction("workflow", query="http://w/run"))
     for number in range(GREATEST_PROGRESSES):
-        assert isinstance(dtm.do(progress(str(number))), Applied)
-    assert code(dtm.do(progress("more"))) is RejectionCode.INVALID_COMMAND
-    dtm.submit(transaction("workflow"), ended_as="failed")
-    assert len(get_progresses(dtm.store, GID)) == GREATEST_PROGRESSES
-    dtm.let_pass(25 * 3_600_000)
-    assert get_progresses(dtm.store, GID) == []
+        assert isinstance(log.do(progress(str(number))), Applied)
+    assert code(log.do(progress("more"))) is RejectionCode.INVALID_COMMAND
+    log.submit(transaction("workflow"), ended_as="failed")
+    assert len(get_progresses(log.store, GID)) == GREATEST_PROGRESSES
+    log.let_pass(25 * 3_600_000)
+    assert get_progresses(log.store, GID) == []
 
 
 def progress(branch_id: str) -> RecordDtmProgress:
@@ -252,14 +276,14 @@ def test_nothing_is_done_to_what_is_not_there(command: AbortDtm | StopDtm | Hast
 
 
 def test_a_message_that_is_stopped_delivers_nothing_and_leaves_nothing() -> None:
-    dtm = Dtm()
-    dtm.prepare(transaction("msg", step("01"), query="http://s/q"))
-    assert get_undelivered(dtm.store, GID) is not None
-    dtm.do(StopDtm(xid=GID))
-    assert dtm.dtm_status() == "failed"
-    assert get_undelivered(dtm.store, GID) is None
-    assert dtm.machine.global_count == 0
-    row = get_global(dtm.store, GID)
+    log = Dtm()
+    log.prepare(transaction("msg", step("01"), query="http://s/q"))
+    assert get_undelivered(log.store, GID) is not None
+    log.do(StopDtm(xid=GID))
+    assert log.dtm_status() == "failed"
+    assert get_undelivered(log.store, GID) is None
+    assert log.machine.global_count == 0
+    row = get_global(log.store, GID)
     assert row is not None
     assert row.due_ms == -1
     assert trans_type_of(row) == "msg"
@@ -267,37 +291,37 @@ def test_a_message_that_is_stopped_delivers_nothing_and_leaves_nothing() -> None
 
 @pytest.mark.parametrize("kind", ["saga", "tcc", "xa", "msg", "workflow"])
 def test_whatever_is_unfinished_can_be_stopped_once(kind: str) -> None:
-    dtm = Dtm()
-    dtm.prepare(transaction(kind, step("01"), query="http://s/q"))
+    log = Dtm()
+    log.prepare(transaction(kind, step("01"), query="http://s/q"))
     if kind in ("tcc", "xa"):
         register = RegisterDtmBranch(
             xid=GID, branch_id="01", commit="http://a/c", rollback="http://a/r", payload=b""
         )
-        dtm.do(register)
+        log.do(register)
     if kind != "workflow":
-        dtm.submit(transaction(kind, step("01")))
-    assert isinstance(dtm.do(StopDtm(xid=GID)), Applied)
-    assert dtm.dtm_status() == "failed"
-    assert code(dtm.do(StopDtm(xid=GID))) is RejectionCode.TRANSACTION_DECIDED
-    assert dtm.machine.global_count == 0
-    dtm.let_pass(25 * 3_600_000)
-    assert get_global(dtm.store, GID) is None
+        log.submit(transaction(kind, step("01")))
+    assert isinstance(log.do(StopDtm(xid=GID)), Applied)
+    assert log.dtm_status() == "failed"
+    assert code(log.do(StopDtm(xid=GID))) is RejectionCode.TRANSACTION_DECIDED
+    assert log.machine.global_count == 0
+    log.let_pass(25 * 3_600_000)
+    assert get_global(log.store, GID) is None
 
 
 def test_haste_is_bounded_and_finds_only_what_is_late() -> None:
-    dtm = Dtm()
+    log = Dtm()
     for number in range(3):
         late = transaction("msg", step("01"), gid=f"m{number}", delay_ms=200_000)
-        dtm.submit(late)
+        log.submit(late)
     soon = transaction("msg", step("01"), gid="soon", delay_ms=50_000)
-    dtm.submit(soon)
+    log.submit(soon)
     hasten = HastenAllDtm(later_than_ms=105_000, limit=2)
-    assert result(dtm.do(hasten)) == DtmHastened(count=2, more=True)
-    assert result(dtm.do(hasten)) == DtmHastened(count=1, more=False)
-    (branch,) = get_branches(dtm.store, "soon")
+    assert result(log.do(hasten)) == DtmHastened(count=2, more=True)
+    assert result(log.do(hasten)) == DtmHastened(count=1, more=False)
+    (branch,) = get_branches(log.store, "soon")
     assert branch.due_ms == 50_000
     for odd in (
         HastenAllDtm(later_than_ms=-5, limit=-1),
         HastenAllDtm(later_than_ms=2**63, limit=1),
     ):
-        assert isinstance(dtm.do(odd), Applied)
+        assert isinstance(log.do(odd), Applied)
