@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from node.delivery.calls import Answer, BranchRequest, Reply, Sender, Verdict
-from statemachine.transactions.rows import Branch, Global
+from statemachine.transactions.dtm_options import options_of, status_of
+from statemachine.transactions.rows import DTM, Branch, Global
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,16 @@ class _Alert(msgspec.Struct, rename="camel"):
     retry_count: int
 
 
+class _DtmAlert(msgspec.Struct):
+    """The same of a transaction of DTM's protocol, in its words."""
+
+    gid: str
+    status: str
+    branch: str
+    error: str
+    retry_count: int
+
+
 class Alerts:
     """Sends alerts to one URL, one after the other."""
 
@@ -38,7 +49,7 @@ class Alerts:
         """An empty URL: nobody is told."""
         self._sender = sender
         self._url = url
-        self._queue: deque[_Alert] = deque()
+        self._queue: deque[_Alert | _DtmAlert] = deque()
         self._sending = False
         self.counters: Counter[str] = Counter()
 
@@ -53,7 +64,7 @@ class Alerts:
             self.counters["dropped"] += 1
             return
         error = f"{answer.failure_type}: {answer.failure_message}"
-        self._queue.append(_Alert(row.xid, row.status, branch.branch_id, error, attempts + 1))
+        self._queue.append(_alert_of(row, branch, error, attempts + 1))
         self._send()
 
     def _send(self) -> None:
@@ -75,3 +86,10 @@ class Alerts:
             why = reply.failure_message or f"it answered {reply.status}"
             logger.warning("an alert was not taken", extra={"why": why})
         self._send()
+
+
+def _alert_of(row: Global, branch: Branch, error: str, retry_count: int) -> _Alert | _DtmAlert:
+    if row.protocol != DTM:
+        return _Alert(row.xid, row.status, branch.branch_id, error, retry_count)
+    status = status_of(row.status, submitted=row.submitted)
+    return _DtmAlert(options_of(row).gid, status, branch.name, error, retry_count)

@@ -21,6 +21,7 @@ from api.gateways.dtm import Network, build_dtm_app
 from api.gateways.dtm_service import new_gid
 from api.metrics import Metrics
 from api.settings import ApiSettings
+from node.config import DeliveryConfig
 from tests.integration.engines import LoopCluster, eventually, loop_cluster
 
 PREFIX = "/api/dtmsvr"
@@ -259,11 +260,11 @@ async def gateway(
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[Running]:
+async def running(path: Path, delivery: DeliveryConfig | None = None) -> AsyncIterator[Running]:
     """Give a cluster of one that calls branches."""
     async with AsyncExitStack() as opened:
         participant = await opened.enter_async_context(participating())
-        cluster = await opened.enter_async_context(loop_cluster(path))
+        cluster = await opened.enter_async_context(loop_cluster(path, 1, delivery))
         leader = await cluster.leader()
         settings = ApiSettings(destinations=leader.destinations)
         dtm = await opened.enter_async_context(gateway(leader.cluster, settings))
