@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 
+import msgspec
 import pytest
 
+from api.errors import HolderBody, ProblemBody
 from tidelock import errors
 from tidelock.errors import OutcomeUnknownError, Problem, ProblemError, of_problem
 
@@ -14,7 +16,8 @@ from tidelock.errors import OutcomeUnknownError, Problem, ProblemError, of_probl
     ("status", "code", "kind"),
     [
         (400, "MALFORMED_JSON", errors.InvalidRequestError),
-        (401, "WHATEVER", errors.InvalidRequestError),
+        (401, "WHATEVER", errors.AccessDeniedError),
+        (403, "WHATEVER", errors.AccessDeniedError),
         (404, "EVENT_NOT_FOUND", errors.NotFoundError),
         (409, "LOCK_HELD", errors.LockHeldError),
         (409, "FENCING_TOKEN_STALE", errors.FencingTokenStaleError),
@@ -37,6 +40,24 @@ def test_a_problem_is_the_error_of_its_code_or_of_its_status(
     status: int, code: str, kind: type[ProblemError]
 ) -> None:
     assert type(of_problem(Problem(status=status, code=code))) is kind
+
+
+def test_every_member_of_a_problem_can_be_read() -> None:
+    for served, known in ((ProblemBody, Problem), (HolderBody, errors.Holder)):
+        left_out = {*served.__struct_encode_fields__} - {*known.__struct_encode_fields__}
+        # The URN says no more than the code.
+        assert left_out - {"type"} == set(), known
+
+
+def test_who_holds_a_row_is_told_like_who_holds_a_lock() -> None:
+    body = HolderBody(xid="h:1:2", branch_id=3, table="t", key=(1, "a"), since=5)
+    answered = ProblemBody(
+        type="t", title="t", status=409, detail="d", code="LOCK_CONFLICT", holder=body
+    )
+    conflict = of_problem(msgspec.json.decode(msgspec.json.encode(answered), type=Problem))
+    assert type(conflict) is errors.ConflictError
+    assert conflict.holder is not None
+    assert (conflict.holder.xid, conflict.holder.key) == ("h:1:2", (1, "a"))
 
 
 def test_errors_survive_the_way_between_processes() -> None:

@@ -11,6 +11,7 @@
         ├── InvalidRequestError      400, 413, 422 and alike: another request is needed
         │   ├── ClockSkewTooLargeError
         │   └── IdempotencyKeyReusedError
+        ├── AccessDeniedError        401, 403: the token is missing, or does not suffice
         ├── NotFoundError            404
         ├── ConflictError            409
         │   ├── LockHeldError        `holder` says by whom
@@ -43,13 +44,22 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Who holds a lock."""
+    """Who has what was asked for: a lock, or a row."""
 
-    owner: str
-    mode: str
-    fencing_token: int
-    expires_at: int
+    owner: str = ""
+    """Of a lock, with the three below."""
+    mode: str = ""
+    fencing_token: int = 0
+    expires_at: int = 0
     """Milliseconds since the epoch, for display."""
+    xid: str | None = None
+    """Of a row, with the rest."""
+    branch_id: int | None = None
+    resource_id: str | None = None
+    table: str | None = None
+    key: tuple[int | str | bool | None, ...] = ()
+    since: int | None = None
+    """Milliseconds since the epoch."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +158,10 @@ class IdempotencyKeyReusedError(InvalidRequestError):
     """The key belongs to another request."""
 
 
+class AccessDeniedError(ProblemError):
+    """Who asks may not, or did not say who it is: `token=` of the client is missing or wrong."""
+
+
 class NotFoundError(ProblemError):
     """There is nothing under this name."""
 
@@ -221,6 +235,8 @@ _BY_CODE: Final[dict[str, type[ProblemError]]] = {
 }
 
 _BY_STATUS: Final[dict[int, type[ProblemError]]] = {
+    401: AccessDeniedError,
+    403: AccessDeniedError,
     404: NotFoundError,
     409: ConflictError,
     429: OverloadedError,

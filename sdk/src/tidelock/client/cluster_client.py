@@ -7,7 +7,7 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -161,7 +161,7 @@ class Client:
         kinds: Sequence[str] = (),
         after: str | None = None,
         silence_ms: int = 15_000,
-    ) -> AsyncIterator[Applied]:
+    ) -> AsyncGenerator[Applied, None]:
         """Iterate over what is applied, in order, for ever: from now on, or behind `after`.
 
         `after` is the `id` of what was told last, or "0" for the oldest that is kept. `kinds` are

@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import random
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -118,7 +118,7 @@ class Watching:
         self._last_id = ""
         self._silence_s = silence_ms / 1000
 
-    async def run(self) -> AsyncIterator[Applied]:
+    async def run(self) -> AsyncGenerator[Applied, None]:
         """Yield what is applied, for ever.
 
         Raises: CompactedError, and other kinds of ProblemError when the nodes refuse.
