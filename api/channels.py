@@ -41,7 +41,10 @@ GREATEST_UNSENT_BYTES: Final = 1 << 20
 """Who has more of it waiting gets no further call."""
 
 GREATEST_STRAYS: Final = 10_000
-"""Results that answer nothing: of calls that were given up, and a few more."""
+"""Results in a row that answer nothing: of calls that were given up, and a few more."""
+
+REGISTERING_AT_ONCE: Final = 32
+"""Registrations of this node that are proposed at a time; the others wait for their turn."""
 
 _KEEP_EVERY_S: Final = 0.5
 _PROPOSE_TIMEOUT_MS: Final = 2_000
@@ -151,6 +154,7 @@ class Channel:
                 "STATUS_UNEXPECTED",
                 f"status {result.status} answers no {call.kind}. Send one of {expected}.",
             )
+        self._strays = 0
         detail = (result.detail or "")[:GREATEST_DETAIL]
         call.answered.set_result(msgspec.structs.replace(result, detail=detail))
 
@@ -171,6 +175,8 @@ class Channels:
         self._by_session: dict[int, Channel] = {}
         self._task: asyncio.Task[None] | None = None
         self.stopping = False
+        self.turns = asyncio.Semaphore(REGISTERING_AT_ONCE)
+        """Of registrations, so that a crowd that comes at once leaves room for others."""
         self.counts: Counter[str] = Counter()
         """Calls by what they came to."""
 

@@ -44,6 +44,8 @@ from statemachine.paging import decode_cursor, encode_cursor
 from statemachine.transactions.channel_rows import ChannelSession, list_sessions
 
 REGISTER_WITHIN_S: Final = 10.0
+REGISTER_EVERY_S: Final = 0.1
+"""Who registers more often waits for so long before it is heard again."""
 CLOSE_WITHIN_S: Final = 2.0
 """How long a closed channel waits for the other side to agree."""
 
@@ -153,6 +155,8 @@ class ChannelStream(web.WebSocketResponse):
             message = _decode(text)
             match message:
                 case Register():
+                    if not first:
+                        await asyncio.sleep(REGISTER_EVERY_S)
                     await self._register(channel, message)
                     first = False
                 case _ if first:
@@ -199,9 +203,10 @@ class ChannelStream(web.WebSocketResponse):
             connection=channel.number,
         )
         try:
-            outcome = await self._service.cluster.propose(
-                (command,), timeout_ms=settings.default_timeout_ms
-            )
+            async with self._channels.turns:
+                outcome = await self._service.cluster.propose(
+                    (command,), timeout_ms=settings.default_timeout_ms
+                )
         except (NoQuorumError, OutcomeUnknownError, OverloadedError) as error:
             problem = of_exception(error)
             detail = "the cluster did not answer" if problem is None else problem.detail

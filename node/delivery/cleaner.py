@@ -97,6 +97,7 @@ class Cleaner:
                 if resource_id not in self._paused_until:
                     told |= await self._clean_resource(resource_id)
             after = resources[-1]
+            await asyncio.sleep(0)
         return told
 
     async def _clean_resource(self, resource_id: str) -> bool:

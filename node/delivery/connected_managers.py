@@ -9,6 +9,7 @@ from node.config import ChannelsConfig
 from node.consensus.engine import Engine
 from node.consensus.runtime import Runtime
 from node.delivery.cleaner import Cleaner
+from node.delivery.lost_nodes import LostNodes
 from node.delivery.managers import Managers
 from node.delivery.relay import OpenChannels, Relay
 from statemachine.store import Reader
@@ -34,13 +35,16 @@ class ConnectedManagers:
         self._cleaner = Cleaner(
             engine, cluster, reader, self._relay, clean_after_ms=config.clean_after_ms
         )
+        self._lost_nodes = LostNodes(engine, cluster, reader)
 
     def start(self) -> None:
         self._cleaner.start()
+        self._lost_nodes.start()
 
     async def close(self) -> None:
         """Begin nothing more. Calls of other leaders go on until the API has stopped."""
         await self._cleaner.close()
+        await self._lost_nodes.close()
 
     def stop(self) -> None:
         """Wait for nobody any longer."""

@@ -56,6 +56,8 @@ _UNRETRYABLE: Final = frozenset(
     {ResultStatus.COMMIT_FAILED_UNRETRYABLE, ResultStatus.ROLLBACK_FAILED_UNRETRYABLE}
 )
 
+_TIMEOUT: Final = "TIMEOUT"
+
 _NOT_SENT: Final = Answer(Verdict.RETRY, failure_type="NOT_SENT")
 """The driver's word for a call of which nothing has left this node."""
 
@@ -190,7 +192,7 @@ class ManagerCall:
         self._owner_gone = (
             branch.session_id != 0 and get_session(engine.machine_store, branch.session_id) is None
         )
-        self._sessions = reachable_sessions(engine.machine_store, branch)
+        self._sessions = _in_turn(branch, reachable_sessions(engine.machine_store, branch))
         self._called = b""
         self._cancel: Cancel | None = None
         self._cancelled = False
@@ -301,7 +303,7 @@ class ManagerCall:
         if reply.outcome is not Outcome.ANSWERED:
             if reply.outcome is Outcome.TIMEOUT:
                 timeout_s = self._managers.call_timeout_s
-                return _not_done("TIMEOUT", f"no answer within {timeout_s:g} s")
+                return _not_done(_TIMEOUT, f"no answer within {timeout_s:g} s")
             return _not_done(reply.outcome.value, reply.detail)
         if reply.status == _DONE[self._operation]:
             return Answer(Verdict.DONE)
@@ -338,6 +340,14 @@ class ManagerCall:
             self._managers.settled(key, resource_id)
         elif answer is not _NOT_SENT:
             self._managers.wait(key, resource_id, self._since, self._revision)
+
+
+def _in_turn(branch: Branch, sessions: list[ChannelSession]) -> list[ChannelSession]:
+    """Begin with another session after one that did not answer: it may never do."""
+    if not sessions or branch.failure is None or branch.failure.type != _TIMEOUT:
+        return sessions
+    first = branch.attempts % len(sessions)
+    return sessions[first:] + sessions[:first]
 
 
 def _not_done(kind: str, message: str) -> Answer:

@@ -110,6 +110,7 @@ class LoopNode:
         api_settings = ApiSettings(
             channel_leaderless_s=channels.leaderless_ms / 1000,
             channel_grace_s=channels.grace_ms / 1000,
+            channel_heartbeat_s=channels.heartbeat_ms / 1000,
             channel_drain_s=0.1,
             destinations=destinations,
         )
@@ -146,6 +147,10 @@ class LoopNode:
         self._housekeeping.start()
         self.managers.start()
         self.delivery.start()
+
+    def cut_off(self) -> None:
+        """Let it hear and tell the other nodes nothing more; its API goes on."""
+        self._links.close()
 
     async def stop(self) -> None:
         if not self.up:

@@ -12,7 +12,7 @@ import pytest
 
 from node.config import ChannelsConfig
 from node.consensus.settings import EngineSettings
-from node.delivery import relay
+from node.delivery import lost_nodes, relay
 from statemachine.commands import BeginGlobal, DecideGlobal, RegisterBranch, ReportBranch
 from statemachine.outcomes import Applied, BranchRegistered
 from statemachine.transactions.channel_rows import get_session, resources_to_clean
@@ -363,6 +363,52 @@ async def test_the_group_of_a_manager_that_does_not_come_back_rolls_back(
     assert lost.calls == []
     store = (await cluster.leader()).engine.machine_store
     assert get_session(store, lost.session_id) is None
+
+
+async def test_a_silent_node_holds_its_managers_no_longer(
+    cluster: LoopCluster, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_nodes, "SILENT_S", 1.5)
+    one, other = await followers(cluster)
+    moves, stays = await connect(stack, one), await connect(stack, one)
+    left = await connect(stack, other)
+    await begin(cluster)
+    await branch(cluster, stays.session_id, "LCN")
+    one.cut_off()
+    one.up = False
+    store = (await cluster.leader()).engine.machine_store
+
+    def detached() -> bool:
+        session = get_session(store, moves.session_id)
+        return session is not None and not session.is_attached
+
+    await eventually(detached, "the sessions of the silent node are detached")
+    again = await connect(stack, other, sessionId=moves.session_id)
+    assert again.heard[0]["resumed"]
+    await cluster.until("x", "ROLLED_BACK")
+    assert get_session(store, stays.session_id) is None
+    for manager in (left, again):
+        session = get_session(store, manager.session_id)
+        assert session is not None
+        assert session.is_attached
+    one.up = True
+
+
+async def test_another_manager_is_asked_after_one_that_does_not_answer(
+    tmp_path: Path, stack: AsyncExitStack
+) -> None:
+    hasty = ChannelsConfig(call_timeout_ms=300, clean_after_ms=3_600_000)
+    async with loop_cluster(tmp_path, channels=hasty, settings=PATIENT) as cluster:
+        node = await cluster.leader()
+        dumb = await connect(stack, node, agrees=False)
+        other = await connect(stack, node, host="h2", agrees=False)
+        await begin(cluster)
+        await branch(cluster, dumb.session_id)
+        await decide(cluster)
+        await dumb.called()
+        other.answer = agree
+        await cluster.until("x", "COMMITTED")
+        assert other.calls[0]["type"] == "branch-commit"
 
 
 # --- what is over
