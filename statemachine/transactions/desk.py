@@ -27,6 +27,7 @@ from statemachine.transactions.due import DueNotes
 from statemachine.transactions.incidents import record_incident
 from statemachine.transactions.planning import (
     UNRETRYABLE,
+    Call,
     Operation,
     Program,
     may_have_begun,
@@ -251,16 +252,22 @@ class Desk:
 
     def advance(self, transaction: Transaction, place: int) -> None:
         """Do what needs no call, end what is at its end, and say when the driver is to come."""
-        while self._step(transaction, place):
-            pass
+        calls = next_calls(transaction.row, transaction.branches)
+        while self._step(transaction, calls, place):
+            calls = next_calls(transaction.row, transaction.branches)
         row = transaction.row
-        due = [] if row.paused else next_calls(row, transaction.branches)
-        transaction.change(due_ms=min((call.branch.due_ms for call in due), default=-1))
+        if row.program == Program.STATE_MACHINE:
+            # It may have gone on as far as to new calls.
+            calls = next_calls(row, transaction.branches)
+        due = [] if row.paused else calls
+        due_ms = min((call.branch.due_ms for call in due), default=-1)
+        if due_ms != row.due_ms:
+            transaction.change(due_ms=due_ms)
 
-    def _step(self, transaction: Transaction, place: int) -> bool:
-        """Do one thing that needs no call; False when there is none."""
-        row, branches = transaction.row, transaction.branches
-        instant = [call for call in next_calls(row, branches) if call.is_instant]
+    def _step(self, transaction: Transaction, calls: Sequence[Call], place: int) -> bool:
+        """Do one thing that needs no call; False when there is none. `calls` may be made now."""
+        row = transaction.row
+        instant = [call for call in calls if call.is_instant]
         for call in instant:
             self.done(transaction, call.branch, call.operation, place)
         if instant:
@@ -271,11 +278,11 @@ class Desk:
             return self._decide_by_itself(transaction, place)
         if not transaction.is_driven:
             return False
-        left = [branch for branch in branches if branch.status not in BRANCH_ENDED]
+        left = [branch for branch in transaction.branches if branch.status not in BRANCH_ENDED]
         if not left:
             self._end(transaction, GlobalInput.ALL_ENDED, place)
             return True
-        if not next_calls(row, branches) and any(b.status in UNRETRYABLE for b in left):
+        if not calls and any(b.status in UNRETRYABLE for b in left):
             self._end(transaction, GlobalInput.FAIL, place)
             return True
         return False
