@@ -54,3 +54,9 @@ class EngineCollector(Collector):
         yield "tidelock_idempotency_keys", "Keys remembered.", engine.machine.idempotency_count
         yield "tidelock_locks", "Locks held, or released just now.", engine.machine.lock_count
         yield "tidelock_lock_waits", "Who waits for a lock.", engine.machine.lock_wait_count
+        yield (
+            "tidelock_transactions",
+            "Global transactions that have not ended.",
+            engine.machine.global_count,
+        )
+        yield "tidelock_row_locks", "Rows that they lock.", engine.machine.row_lock_count

@@ -52,6 +52,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 SYNC_REPORT: Final = b"Br"
@@ -136,6 +137,7 @@ def stop_of(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
+@lru_cache(maxsize=4_096)
 def terminated(name: str) -> bytes:
     """Return `name` in the form in which something may follow it."""
     return name.encode().replace(b"\0", b"\0\xff") + b"\0"

@@ -185,7 +185,12 @@ class RowLocks:
         taken: list[bytes] = []
         for lock in locks:
             name = lock_name(lock)
-            row = self._get(name) or _unheld(lock)
+            row = self._get(name)
+            if row is None:
+                taken.append(name)
+                only = (Hold(xid, branch_id, lock.exclusive, now_ms),)
+                self._put(name, LockRow(lock.resource_id, lock.table, lock.key, only))
+                continue
             mine = next((h for h in row.holds if (h.xid, h.branch_id) == (xid, branch_id)), None)
             if mine is None:
                 taken.append(name)
@@ -306,9 +311,12 @@ class RowLocks:
     def _drop(self, name: bytes, xid: str, branch_id: int) -> None:
         row = self._get(name)
         assert row is not None, "what an owner's row names is held"
+        self._state.row_lock_count -= 1
+        if len(row.holds) == 1 and not row.waiters:
+            self._writes.delete(keys.ROW_LOCK + name)
+            return
         holds = tuple(h for h in row.holds if (h.xid, h.branch_id) != (xid, branch_id))
         self._put(name, msgspec.structs.replace(row, holds=holds))
-        self._state.row_lock_count -= 1
 
     # --- deadlocks
 

@@ -46,6 +46,7 @@ NEEDS_NO_SUCCESS: Final = {
         ),
         "a branch that still works is hardly ever guessed",
     ),
+    "POST /api/v1/messages/{xid}/submit": "the message of the examples is aborted by then",
     "POST /api/v1/transactions/{xid}/rollback": "the transaction of the examples is committed",
     "POST /api/v1/transactions/{xid}/operations": "what has ended needs no operator",
     "POST /api/v1/cluster/members": "it waits for a node with an empty disk, and there is none",
