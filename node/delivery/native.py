@@ -5,13 +5,15 @@ itself gets its payload, and the same facts in headers. Whoever prepared a messa
 became of it gets an empty object. In any case:
 
     2xx    done; what a step answers is kept as its result. Of a message: it is submitted
-    409    a definite failure: nothing was done, and never will be. Of a message: it is given up
+    409    a definite failure: nothing was done, and never will be; a `code` in the answer says of
+           what kind. Of a message: it is given up
     425    still going on
     else   nobody knows, so it is called again
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import quote
@@ -32,6 +34,11 @@ Raises:
 
 GREATEST_MESSAGE: Final = 500
 
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
+
+_AS_IT_IS: Final = (Program.MESSAGE, Program.STATE_MACHINE)
+"""Their payloads are sent as they are: what looks like a reference is their own affair."""
+
 _ACTIONS: Final = {Operation.COMMIT: "commit", Operation.ROLLBACK: "rollback"}
 
 
@@ -51,11 +58,10 @@ class NativeStyle:
     ) -> BranchRequest | Answer:
         if row.program == Program.CLIENT:
             body = _decision(row, branch, operation, epoch)
-        elif row.program == Program.MESSAGE:
-            # A message is delivered as it is: what looks like a reference is its own affair.
+        elif row.program in _AS_IT_IS:
             body = branch.payload or b"{}"
-        elif operation is Operation.ROLLBACK and branch.compensation:
-            body = branch.compensation
+            if operation is Operation.ROLLBACK and branch.compensation:
+                body = branch.compensation
         else:
             try:
                 body = self._resolve(branch, branches) or b"{}"
@@ -84,7 +90,9 @@ class NativeStyle:
             return Answer(Verdict.ONGOING)
         if status == 409:
             return Answer(
-                Verdict.FAILED, failure_type="REFUSED", failure_message=_message(reply, "refused")
+                Verdict.FAILED,
+                failure_type=_code(reply),
+                failure_message=_message(reply, "refused"),
             )
         message = "redirected, which is not followed" if 300 <= status < 400 else f"{status}"
         return Answer(
@@ -161,6 +169,16 @@ def _done(reply: Reply) -> Answer:
         text = msgspec.json.encode(body.decode(errors="replace"))
         return Answer(Verdict.DONE, text if len(text) <= GREATEST_RESULT_BYTES else b"")
     return Answer(Verdict.DONE, body)
+
+
+def _code(reply: Reply) -> str:
+    """Return what kind of refusal a participant says it is, as a code of its own."""
+    try:
+        said = msgspec.json.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "REFUSED"
+    code = said.get("code") if isinstance(said, dict) else None
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else "REFUSED"
 
 
 def _message(reply: Reply, otherwise: str) -> str:
