@@ -20,8 +20,9 @@ from statemachine.outcomes import (
     Position,
 )
 from statemachine.transactions.channel_rows import ChannelSession, get_session
+from statemachine.transactions.planning import next_calls
 from statemachine.transactions.row_locks import RowLock
-from statemachine.transactions.rows import Calls
+from statemachine.transactions.rows import Branch, Calls
 from tests.statemachine.building import result
 from tests.statemachine.test_transactions import Transactions
 
@@ -152,6 +153,10 @@ class Channels(Transactions):
         assert isinstance(joined, BranchRegistered)
         result(self.report(joined.branch_id, xid=xid))
         return joined.branch_id
+
+    def may_be_called(self, branch: Branch, xid: str) -> bool:
+        calls = next_calls(self.row(xid), self.branches(xid))
+        return branch.branch_id in [call.branch.branch_id for call in calls]
 
     def channel_rows(self) -> list[bytes]:
         return [
