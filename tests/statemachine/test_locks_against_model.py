@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 
 from statemachine.change_log import read_changes
 from statemachine.changes import LockExpired, LockGranted, LockReleased
-from statemachine.commands import AbandonLock, AnyCommand, CancelWait
+from statemachine.commands import AbandonLock, AnyCommand, CancelWait, IdempotencyKey
+from statemachine.idempotency import GREATEST_TTL_MS
 from statemachine.lock_rows import get_lock, is_current
 from statemachine.machine import Machine
 from statemachine.memory_store import MemoryStore
@@ -36,7 +37,7 @@ from statemachine.outcomes import LockGranted as GrantedResult
 from statemachine.outcomes import LockReleased as ReleasedResult
 from statemachine.tickets import get_ticket
 from statemachine.timers import due_timers
-from tests.statemachine.building import Log, acquire, release, renew
+from tests.statemachine.building import Log, abandon_acquire, acquire, key, release, renew
 from tests.statemachine.lock_invariants import assert_locks_intact
 
 NAMES = ["l", "m"]
@@ -229,7 +230,9 @@ class LocksAgainstModel(RuleBasedStateMachine):
     def ask(self, name: str, owner: str, shared: bool, ttl_ms: int, wait_ms: int) -> None:
         position = Position(self.log.machine.applied_index + 1, 0)
         mode = "SHARED" if shared else "EXCLUSIVE"
-        found = self.do(acquire(name, owner, mode=mode, ttl_ms=ttl_ms, wait_ms=wait_ms))
+        command = acquire(name, owner, mode=mode, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        sent = self.log.send(command, idempotency=self.key_of(len(self.asked)))
+        found = told(sent.outcomes[0])
         assert found == self.model.acquire(name, owner, shared, ttl_ms, wait_ms, position)
         self.asked.append((name, owner, position))
         if found == "waits":
@@ -261,12 +264,29 @@ class LocksAgainstModel(RuleBasedStateMachine):
         self.log.do(CancelWait(ticket=position))
         self.model.cancel(position)
 
+    def key_of(self, number: int) -> IdempotencyKey:
+        return key(f"{number}", ttl_ms=GREATEST_TTL_MS)
+
     @precondition(lambda self: self.asked)
-    @rule(age=st.integers(1, 5))
-    def abandon_one(self, age: int) -> None:
-        name, owner, position = self.asked[-min(age, len(self.asked))]
-        found = self.do(AbandonLock(name=name, owner=owner, acquire=position))
-        assert found == self.model.abandon(name, owner, position)
+    @rule(age=st.integers(1, 5), by_key=st.booleans())
+    def abandon_one(self, age: int, by_key: bool) -> None:
+        number = len(self.asked) - min(age, len(self.asked))
+        name, owner, position = self.asked[number]
+        abandoned = (
+            abandon_acquire(f"{number}", owner, name)
+            if by_key
+            else AbandonLock(name=name, owner=owner, acquire=position)
+        )
+        assert self.do(abandoned) == self.model.abandon(name, owner, position)
+
+    @rule(name=names, owner=owners)
+    def abandon_one_that_is_still_to_come(self, name: str, owner: str) -> None:
+        """It is refused when it comes, and leaves no trace in the lock."""
+        number = len(self.asked)
+        self.do(abandon_acquire(f"{number}", owner, name))
+        late = self.log.send(acquire(name, owner, wait_ms=50), idempotency=self.key_of(number))
+        assert told(late.outcomes[0]) == "REQUEST_ABANDONED"
+        self.asked.append((name, owner, late.position))
 
     @rule(duration_ms=st.sampled_from([1, 9, 10, 40, 1_000, RELEASE_KEPT_MS]), fires=st.booleans())
     def time_passes(self, duration_ms: int, fires: bool) -> None:
