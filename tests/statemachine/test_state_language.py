@@ -462,6 +462,15 @@ def test_variables_that_grow_too_great_fail_their_state_which_is_undone() -> Non
     assert "CONTEXT_TOO_LARGE" in log.row().reason
 
 
+def test_variables_of_many_machines_that_grow_too_great_together_end_the_saga() -> None:
+    log = Sagas()
+    log.put(machine("A", A=task("a")), "inner")
+    rounds = {"Collection": "$.[items]", "Parallel": 100}
+    calls = calling("inner", Loop=rounds, Input=[{"all": "$.[text]"}])
+    log.run(machine("S", S=calls), {"text": "x" * 30_000, "items": [0] * 50})
+    assert log.ended().startswith("ROLLED_BACK TOO_MUCH_DATA")
+
+
 @pytest.mark.parametrize(
     "expression", ["[a].b.c", "[a] + 1", "[items][7]", "[a] and true", "1 / 0", "-[a]"]
 )

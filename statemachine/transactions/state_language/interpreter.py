@@ -40,6 +40,7 @@ from statemachine.transactions.state_language.runs import (
     GREATEST_STATES_ENTERED,
     Frame,
     Instance,
+    Run,
     StateFailure,
     StateRecord,
     get_record,
@@ -59,6 +60,8 @@ GREATEST_PAYLOAD_BYTES: Final = 64 << 10
 """Of the body of one call."""
 GREATEST_ALL_PAYLOADS_BYTES: Final = 8 << 20
 """Of those of one saga."""
+GREATEST_RUN_BYTES: Final = 1 << 20
+"""Of the variables of all machines of a saga that are at work."""
 GREATEST_CALLS: Final = 1_000
 GREATEST_ROUNDS: Final = 500
 """Of one loop."""
@@ -112,6 +115,9 @@ class Interpreter:
         if moved:
             run = msgspec.structs.replace(self._run, frames=tuple(self._frames.values()))
             put_run(self._writes, self._xid, run)
+            if self._ending is None and _size(run) > GREATEST_RUN_BYTES:
+                reason = f"TOO_MUCH_DATA: its variables have more than {GREATEST_RUN_BYTES} bytes"
+                self._end(commit=False, reason=reason)
         return self._ending
 
     def _move(self) -> bool:
@@ -551,6 +557,14 @@ class Interpreter:
             more |= overlay if isinstance(overlay, dict) else {}
         compensation = self._compensation(undoing, self._scope(frame, more))
         self._transaction.change_branch(branch, compensation=compensation)
+
+
+def _size(run: Run) -> int:
+    """Return how many bytes the variables of all machines at work have."""
+    return sum(
+        len(frame.context) + len(frame.overlay) + sum(map(len, frame.outputs))
+        for frame in run.frames
+    )
 
 
 def _counts(frame: Frame) -> dict[str, Any]:
