@@ -24,6 +24,7 @@ from typing import Self
 from scripts.tidelock_scripts.local_cluster import NodePlace
 
 _CHUNK_BYTES = 1 << 16
+_BACKLOG = 128
 
 
 class Disturbance(enum.Enum):
@@ -41,7 +42,7 @@ class Link:
         # A second socket keeps the port ours while nobody listens on it.
         self._guard = _bound_socket(0)
         self.port: int = self._guard.getsockname()[1]
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._disturbance = Disturbance.NONE
         self._target_is_down = False
@@ -56,14 +57,11 @@ class Link:
         return f"127.0.0.1:{self.port}"
 
     async def open(self) -> None:
-        await self._listen_or_not()
+        self._listen_or_not()
 
     async def close(self) -> None:
         self._target_is_down = True
-        await self._listen_or_not()
-        # What was accepted before the end is handed over within two turns of the loop.
-        for _ in range(2):
-            await asyncio.sleep(0)
+        self._listen_or_not()
         await self._reset_connections()
         self._guard.close()
 
@@ -72,7 +70,7 @@ class Link:
         self._disturbance = disturbance
         _set(self._flowing, disturbance is not Disturbance.STALL)
         _set(self._whole, disturbance is not Disturbance.SWALLOW)
-        await self._listen_or_not()
+        self._listen_or_not()
         if holes or disturbance is Disturbance.REFUSE:
             await self._reset_connections()
 
@@ -86,18 +84,21 @@ class Link:
     async def target_is_down(self, down: bool) -> None:
         """Refuse new connections, as the machine of a dead process does, or take them again."""
         self._target_is_down = down
-        await self._listen_or_not()
+        self._listen_or_not()
 
-    async def _listen_or_not(self) -> None:
+    def _listen_or_not(self) -> None:
+        # Not an asyncio.Server: what that has accepted when it is closed is handed over later, when
+        # connections have been reset already, or is lost and stays open.
         wanted = not self._target_is_down and self._disturbance is not Disturbance.REFUSE
-        if wanted and self._server is None:
-            self._server = await asyncio.start_server(
-                self._accept, sock=_bound_socket(self.port), limit=_CHUNK_BYTES
-            )
-        elif not wanted and self._server is not None:
-            # Not awaited: from Python 3.12 on that waits for the connections, which live on.
-            self._server.close()
-            self._server = None
+        loop = asyncio.get_running_loop()
+        if wanted and self._listening is None:
+            self._listening = _bound_socket(self.port)
+            self._listening.listen(_BACKLOG)
+            loop.add_reader(self._listening, self._accept, self._listening)
+        elif not wanted and self._listening is not None:
+            loop.remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
 
     async def _reset_connections(self) -> None:
         ending = list(self._connections)
@@ -105,34 +106,46 @@ class Link:
             connection.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.create_task(self._serve(reader, writer))
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            accepted, _ = listening.accept()
+        except OSError:  # it is gone again
+            return
+        accepted.setblocking(False)
+        connection = asyncio.create_task(self._serve(accepted))
         self._connections.add(connection)
         # Whatever ends it, even before it began.
         connection.add_done_callback(self._connections.discard)
-        connection.add_done_callback(lambda _: writer.transport.abort())
+        connection.add_done_callback(lambda _: accepted.close())
 
-    async def _serve(
-        self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve(self, accepted: socket.socket) -> None:
         # Cancelled, this ends quietly: asyncio would log the end of a connection's task as a fault.
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            far_reader, far_writer = await asyncio.open_connection(
-                *self._target, limit=_CHUNK_BYTES
-            )
-            passing = (
-                asyncio.create_task(self._pass_on(near_reader, far_writer)),
-                asyncio.create_task(self._pass_on(far_reader, near_writer)),
+            near_reader, near_writer = await asyncio.open_connection(
+                sock=accepted, limit=_CHUNK_BYTES
             )
             try:
-                # A node ends a connection as a whole, so one end is both.
-                await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+                await self._connect(near_reader, near_writer)
             finally:
-                # Before anything is awaited: a second reset may end that.
-                far_writer.transport.abort()
-                for task in passing:
-                    task.cancel()
-                await asyncio.gather(*passing, return_exceptions=True)
+                near_writer.transport.abort()
+
+    async def _connect(
+        self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter
+    ) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._target, limit=_CHUNK_BYTES)
+        passing = (
+            asyncio.create_task(self._pass_on(near_reader, far_writer)),
+            asyncio.create_task(self._pass_on(far_reader, near_writer)),
+        )
+        try:
+            # A node ends a connection as a whole, so one end is both.
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Before anything is awaited: a second reset may end that.
+            far_writer.transport.abort()
+            for task in passing:
+                task.cancel()
+            await asyncio.gather(*passing, return_exceptions=True)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
