@@ -267,7 +267,7 @@ class Desk:
     def _step(self, transaction: Transaction, calls: Sequence[Call], place: int) -> bool:
         """Do one thing that needs no call; False when there is none. `calls` may be made now."""
         row = transaction.row
-        instant = [call for call in calls if call.is_instant]
+        instant = [call for call in calls if call.url == ""]
         for call in instant:
             self.done(transaction, call.branch, call.operation, place)
         if instant:
@@ -331,8 +331,6 @@ class Desk:
                     failure=failure,
                 )  # fmt: skip
                 return
-            case Operation.QUERY:
-                return  # nobody is there to ask
             case Operation.COMMIT:
                 happens = BranchInput.COMMITTED
             case Operation.ROLLBACK:

@@ -56,11 +56,6 @@ class Call(msgspec.Struct, frozen=True):
     operation: Operation
 
     @property
-    def is_instant(self) -> bool:
-        """Nothing is to be called, so that it is done already."""
-        return self.url == "" and self.operation is not Operation.QUERY
-
-    @property
     def url(self) -> str | None:
         """Where; empty when there is nothing to call, None over the resource manager's channel."""
         calls = self.branch.calls

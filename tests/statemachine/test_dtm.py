@@ -32,6 +32,7 @@ from statemachine.transactions.dtm_options import (
 )
 from statemachine.transactions.dtm_progress import GREATEST_PROGRESSES, get_progresses
 from statemachine.transactions.messages import get_undelivered
+from statemachine.transactions.planning import next_calls
 from statemachine.transactions.rows import Calls, RetryRule, get_branches, get_global
 from statemachine.transactions.statuses import GlobalStatus
 from tests.statemachine.building import code, result
@@ -325,3 +326,16 @@ def test_haste_is_bounded_and_finds_only_what_is_late() -> None:
         HastenAllDtm(later_than_ms=2**63, limit=1),
     ):
         assert isinstance(log.do(odd), Applied)
+
+
+@pytest.mark.parametrize("kind", ["msg", "workflow"])
+def test_what_names_nobody_to_ask_waits_until_it_is_told(kind: str) -> None:
+    log = Dtm()
+    log.prepare(transaction(kind, step("01")))
+    log.let_pass(3_600_000)
+    row = get_global(log.store, GID)
+    assert row is not None
+    assert (row.status, row.due_ms) == ("BEGIN", -1)
+    assert next_calls(row, get_branches(log.store, GID)) == []
+    assert isinstance(log.submit(transaction(kind), ended_as="succeed"), Applied)
+    assert log.dtm_status() in ("submitted", "succeed")
