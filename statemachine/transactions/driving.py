@@ -14,7 +14,7 @@ from statemachine.transactions.decisions import await_end
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.participation import GREATEST_BRANCHES, not_found
 from statemachine.transactions.planning import Call, Operation, Program, next_calls
-from statemachine.transactions.rows import Branch
+from statemachine.transactions.rows import DTM, Branch
 from statemachine.transactions.state_language.judging import Judge
 from statemachine.transactions.statuses import BranchStatus, Mode
 from statemachine.transactions.transaction import Transaction
@@ -186,6 +186,10 @@ def _answered(
         case "FAILED" if is_message:
             reason = f"its sender gave it up: {reported.failure_message}"
             messages.abort(desk, transaction, reason, place)
+        case "ONGOING" if transaction.row.protocol == DTM:
+            # The interval begins anew, as DTM's clients expect.
+            asked = transaction.change_branch(call.branch, attempts=0)
+            _call_again(desk, transaction, asked, reported)
         case _:
             _call_again(desk, transaction, call.branch, reported)
 

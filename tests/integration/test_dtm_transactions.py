@@ -496,6 +496,27 @@ async def test_branch_headers_are_on_every_call(node: Running) -> None:
         assert (call.headers["X-Tenant"], call.headers["Content-Type"]) == ("t1", "text/json")
 
 
+async def test_what_a_submission_names_holds_for_the_calls_behind_it(node: Running) -> None:
+    at = node.participant
+    prepared = {"gid": node.gid, "trans_type": "tcc", "branch_headers": {"X-A": "1"}}
+    await node.dtm.post("/prepare", prepared)
+    await register(node, "tcc", "01", "a")
+    submitted = {"gid": node.gid, "trans_type": "tcc", "branch_headers": {"X-A": "2"}}
+    await node.dtm.post("/submit", submitted)
+    await node.dtm.until(node.gid, "succeed")
+    assert [call.headers["X-A"] for call in at.calls] == ["2"]
+
+
+async def test_what_was_prepared_holds_where_a_submission_says_nothing(node: Running) -> None:
+    at = node.participant
+    body = {"gid": node.gid, "trans_type": "tcc"}
+    await node.dtm.post("/prepare", {**body, "branch_headers": {"X-A": "1"}})
+    await register(node, "tcc", "01", "a")
+    await node.dtm.post("/submit", body)
+    await node.dtm.until(node.gid, "succeed")
+    assert [call.headers["X-A"] for call in at.calls] == ["1"]
+
+
 @pytest.mark.parametrize(
     ("said", "calls"),
     [

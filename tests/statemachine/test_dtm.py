@@ -13,6 +13,8 @@ from statemachine.commands import (
     PrepareDtm,
     RecordDtmProgress,
     RegisterDtmBranch,
+    ReportCalls,
+    ReportedCall,
     Step,
     StopDtm,
     SubmitDtm,
@@ -326,6 +328,28 @@ def test_haste_is_bounded_and_finds_only_what_is_late() -> None:
         HastenAllDtm(later_than_ms=2**63, limit=1),
     ):
         assert isinstance(log.do(odd), Applied)
+
+
+def test_a_sender_who_is_at_it_has_the_interval_begin_anew() -> None:
+    log = Dtm()
+    log.prepare(transaction("msg", query="http://s/q"))
+    (asked,) = get_branches(log.store, GID)
+    for verdict, attempts in (("RETRY", 1), ("RETRY", 2), ("ONGOING", 0), ("RETRY", 1)):
+        report = ReportedCall(GID, asked.branch_id, "QUERY", verdict, b"", "", "", 0)
+        log.do(ReportCalls(epoch=1, calls=(report,)))
+        (asked,) = get_branches(log.store, GID)
+        assert asked.attempts == attempts
+    assert asked.due_ms == 10_000
+
+
+@pytest.mark.parametrize("verdict", ["DONE", "FAILED", "RETRY", "ONGOING", "ODD"])
+def test_only_its_client_ends_a_workflow(verdict: str) -> None:
+    log = Dtm()
+    log.prepare(transaction("workflow", query="http://w/run"))
+    (called,) = get_branches(log.store, GID)
+    report = ReportedCall(GID, called.branch_id, "QUERY", verdict, b"", "", "", 0)
+    assert isinstance(log.do(ReportCalls(epoch=1, calls=(report,))), Applied)
+    assert log.dtm_status() == "prepared"
 
 
 @pytest.mark.parametrize("kind", ["msg", "workflow"])
