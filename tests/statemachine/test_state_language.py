@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from statemachine import keys
+from statemachine.commands import OperateGlobal
 from statemachine.outcomes import RejectionCode
 from statemachine.state import load_state
+from statemachine.transactions.driving import GREATEST_RESULT_BYTES
 from statemachine.transactions.state_language.definitions import get_head, get_versions
 from statemachine.transactions.state_language.interpreter import (
     GREATEST_CONTEXT_BYTES,
     GREATEST_ROUNDS,
+    GREATEST_SUB_MACHINES,
 )
 from statemachine.transactions.state_language.runs import GREATEST_STATES_ENTERED
 from tests.statemachine.building import code
@@ -203,6 +206,30 @@ def test_a_state_that_changes_no_data_has_done_nothing_when_it_is_lost() -> None
     log.run(machine("A", A=task("a", IsForUpdate=True)))
     log.lose()
     assert log.states() == ["A UN"]
+
+
+def test_an_answer_too_great_to_keep_fails_its_state_which_is_undone() -> None:
+    log = Sagas()
+    log.run(machine("A", A=task("a", CompensateState="U"), U=undoing("a")))
+    log.answer("x" * (GREATEST_RESULT_BYTES + 1))
+    assert log.called() == ["A undo"]
+    assert "RESULT_TOO_LARGE" in log.row().reason
+
+
+def test_a_compensation_that_is_refused_keeps_no_other_from_being_done() -> None:
+    log = Sagas()
+    log.run(shop(), ORDER)
+    log.answer({"id": 7, "price": 10})
+    log.lose()
+    assert log.called() == ["Pay undo"]
+    log.fail()
+    assert log.called() == ["Reserve undo"]
+    log.answer()
+    assert log.row().status == "ROLLBACK_FAILED"
+    assert [each.running for each in get_versions(log.store, "d")] == [1]
+    log.do(OperateGlobal(xid="x", action="FORGET", reason="by hand", principal="me"))
+    assert log.row().status == "FINISHED"
+    assert [each.running for each in get_versions(log.store, "d")] == [0]
 
 
 # --- repetitions
@@ -420,6 +447,43 @@ def test_machines_that_call_each_other_for_ever_are_stopped() -> None:
     log.run(machine("S", S=calling("e")))
     assert "SUB_MACHINE_FAILED" in log.ended()
     assert log.row().status == "ROLLED_BACK"
+
+
+def test_sub_machines_within_each_other_have_a_bound() -> None:
+    log = Sagas()
+    log.run(machine("S", S=calling("d")))
+    assert log.ended() == (
+        "ROLLED_BACK state S failed: SUB_MACHINE_FAILED: there are too many sub-machines: at most "
+        f"{GREATEST_SUB_MACHINES} within each other, 200 at once"
+    )
+    assert len(log.records()) == GREATEST_SUB_MACHINES + 1
+
+
+def test_what_a_state_above_catches_is_not_repeated_by_recovery_forward() -> None:
+    log = Sagas()
+    log.put(machine("A", A=task("a")), "inner")
+    catch = [{"Exceptions": ["TIMEOUT"], "Next": "B"}]
+    log.run(machine("S", S=calling("inner", Catch=catch), B=task("b")), forward_recovery=True)
+    log.lose("STATUS_503")
+    assert log.called() == ["S/A"]
+    log.lose("TIMEOUT")
+    assert log.called() == ["B"]
+
+
+def test_a_call_under_way_in_a_sub_machine_is_undone_with_the_variables_for_it() -> None:
+    log = Sagas()
+    inner = machine("A", A=task("a", CompensateState="U"), U=undoing("a", Input=["$.[why]"]))
+    log.put(inner, "inner")
+    log.run(
+        machine(
+            "S",
+            S=calling("inner", CompensateState="Undo"),
+            Undo={"Type": "CompensateSubMachine", "Input": [{"why": "$.[reason]"}]},
+        ),
+        {"reason": "r"},
+    )
+    log.roll_back()
+    assert (log.called(), log.body()) == (["S/A undo"], "r")
 
 
 def test_a_machine_that_is_not_there_cannot_be_followed() -> None:

@@ -343,14 +343,12 @@ class Interpreter:
             return self._change(frame, failure=failure)
         if isinstance(task, SubStateMachine):
             return self._begin_machine(frame, task, index, body, scope)
-        return self._call(frame, task, index, body, scope)
+        return self._call(frame, task, index, body)
 
-    def _call(
-        self, frame: Frame, task: ServiceTask, index: int, body: bytes, scope: Scope
-    ) -> Frame:
+    def _call(self, frame: Frame, task: ServiceTask, index: int, body: bytes) -> Frame:
         """Register the branch that a round of a ServiceTask is."""
         undoing = self._undoing(frame, task)
-        compensation = self._compensation(undoing, scope)
+        compensation = self._compensation_of(frame, task, index)
         run = self._run
         run = msgspec.structs.replace(
             run, payload_bytes=run.payload_bytes + len(body) + len(compensation)
@@ -539,24 +537,29 @@ class Interpreter:
         except UnusableValueError:
             return b"null"
 
-    def _compute_compensation(self, frame: Frame, task: ServiceTask, instance: Instance) -> None:
-        """Compute it again, now that it can refer to what the call gave out."""
+    def _compensation_of(self, frame: Frame, task: ServiceTask, index: int) -> bytes:
+        """Return the same of a round, by the variables and what the round gave out so far."""
         undoing = self._undoing(frame, task)
         if undoing is None or undoing.input is None:
-            return
-        branch = self._transaction.branch(instance.branch_id)
-        assert branch is not None, "a call is a branch"
+            return b""
         try:
-            more = self._round_variables(frame, task, instance.index)
+            more = self._round_variables(frame, task, index)
         except EvaluationError:
-            return  # then it is what could be computed before the call
-        if task.loop is not None and frame.outputs[instance.index]:
-            more |= values.decode(frame.outputs[instance.index])
+            more = {}
+        if task.loop is not None and frame.outputs[index]:
+            more |= values.decode(frame.outputs[index])
         if frame.overlay:
             overlay = values.decode(frame.overlay)
             more |= overlay if isinstance(overlay, dict) else {}
-        compensation = self._compensation(undoing, self._scope(frame, more))
-        self._transaction.change_branch(branch, compensation=compensation)
+        return self._compensation(undoing, self._scope(frame, more))
+
+    def _compute_compensation(self, frame: Frame, task: ServiceTask, instance: Instance) -> None:
+        """Compute it again, now that it can refer to what the call gave out."""
+        compensation = self._compensation_of(frame, task, instance.index)
+        branch = self._transaction.branch(instance.branch_id)
+        assert branch is not None, "a call is a branch"
+        if compensation != branch.compensation:
+            self._transaction.change_branch(branch, compensation=compensation)
 
 
 def _size(run: Run) -> int:
