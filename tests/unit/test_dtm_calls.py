@@ -176,3 +176,28 @@ def test_what_is_decided_cannot_be_refused(operation: str, mode: str) -> None:
 )
 def test_json_rpc_answers_have_codes(body: bytes, verdict: Verdict) -> None:
     assert answer(Reply(status=200, body=body), protocol="json-rpc").verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        (200, Verdict.ONGOING),
+        (409, Verdict.ONGOING),
+        (425, Verdict.ONGOING),
+        (500, Verdict.RETRY),
+        (302, Verdict.RETRY),
+    ],
+)
+def test_a_workflow_goes_on_until_its_client_has_ended_it(status: int, verdict: Verdict) -> None:
+    found = answer(Reply(status=status), Operation.QUERY, program="WORKFLOW")
+    assert found.verdict is verdict
+
+
+def test_a_clients_header_replaces_ours_however_it_is_written() -> None:
+    headers = (("content-TYPE", "text/json"), ("X-A", "1"), ("x-a", "2"))
+    found = request(row(options=DtmOptions(gid="g", branch_headers=headers)), branch())
+    assert sorted(found.headers) == [
+        ("Accept", "application/json"),
+        ("content-TYPE", "text/json"),
+        ("x-a", "2"),
+    ]
