@@ -104,6 +104,7 @@ class Interpreter:
         self._run = run
         self._frames = {frame.number: frame for frame in run.frames}
         self._definitions: dict[int, Definition] = {}
+        self._contexts: dict[int, tuple[bytes, dict[str, Any]]] = {}
         self._budget = Budget()
         self._ending: Ending | None = None
 
@@ -495,7 +496,7 @@ class Interpreter:
     # --- values
 
     def _merged(self, frame: Frame, outputs: dict[str, Any]) -> Frame | StateFailure:
-        context = {**values.decode(frame.context), **outputs}
+        context = {**self._context(frame), **outputs}
         try:
             data = values.encode(context, GREATEST_CONTEXT_BYTES)
         except UnusableValueError as error:
@@ -503,9 +504,15 @@ class Interpreter:
             return StateFailure("CONTEXT_TOO_LARGE", message, False, frame.state)
         return self._change(frame, context=data)
 
+    def _context(self, frame: Frame) -> dict[str, Any]:
+        """Return a machine's variables, which nobody may change."""
+        found = self._contexts.get(frame.number)
+        if found is None or found[0] is not frame.context:
+            found = self._contexts[frame.number] = (frame.context, values.decode(frame.context))
+        return found[1]
+
     def _scope(self, frame: Frame, more: dict[str, Any] | None = None) -> Scope:
-        context = values.decode(frame.context)
-        return Scope({**context, **(more or {})}, self._variables(frame), self._budget)
+        return Scope({**self._context(frame), **(more or {})}, self._variables(frame), self._budget)
 
     def _variables(self, frame: Frame) -> dict[str, Any]:
         error = frame.error
