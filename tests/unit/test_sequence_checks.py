@@ -49,3 +49,12 @@ def test_many_calls_that_were_never_told_are_decided_all_the_same() -> None:
     lost = [take(None, 1, number, None) for number in range(40)]
     known = [take(1 + 2 * number, 1, 100 * number, 100 * number + 1) for number in range(20)]
     assert found(*lost, *known) == set()
+
+
+def test_small_calls_that_were_never_told_are_not_tried_where_only_great_ones_fit() -> None:
+    """Seed 1234: two of ten calls for 1,000 numbers were missing beside fourteen small ones."""
+    small = [take(None, count, 0, None) for count in (1, 2, 10) * 5]
+    great = [take(None, 1_000, 0, None) for _ in range(10)]
+    known = [take(1, 1, 0, 10), take(2_002, 1, 30, 40), take(3_003, 1, 50, 60)]
+    assert found(*small, *great, *known) == set()
+    assert found(*small, *great, *known, take(3_500, 1, 70, 80)) == {"linearizable by search"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -58,20 +59,33 @@ class Counter:
     """The sequential object behind a sequence: the last number that was given.
 
     A number that somebody was given can have been nobody else's, so calls of unknown outcome are
-    tried only where numbers are missing.
+    tried only where numbers are missing, and only when what is missing besides can be made of the
+    counts of others.
     """
 
     initial = 0
 
     def __init__(self, takes: Iterable[Take]) -> None:
-        self._given = {(take.sequence, take.first) for take in takes if take.first is not None}
+        self._given: dict[str, list[int]] = defaultdict(list)
+        self._sums: dict[str, int] = defaultdict(lambda: 1)
+        """Of the counts of unknown calls: bit n is set when some of them make n."""
+        for take in takes:
+            if take.first is not None:
+                bisect.insort(self._given[take.sequence], take.first)
+            else:
+                sums = self._sums[take.sequence]
+                self._sums[take.sequence] = sums | sums << take.count
 
     def step(self, state: int, action: Take) -> int | None:
-        following = state + 1
-        if action.first is None:
-            known = (action.sequence, following) in self._given
-            return None if known else state + action.count
-        return state + action.count if action.first == following else None
+        after = state + action.count
+        if action.first is not None:
+            return after if action.first == state + 1 else None
+        given = self._given[action.sequence]
+        following = bisect.bisect_right(given, state)
+        if following == len(given):
+            return after
+        missing = given[following] - 1 - after
+        return after if missing >= 0 and self._sums[action.sequence] >> missing & 1 else None
 
 
 def check_sequences_by_search(takes: Sequence[Take]) -> list[Violation]:
