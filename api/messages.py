@@ -351,6 +351,7 @@ def endpoints(service: Service) -> list[Endpoint]:
             handler=messages.submit,
             body=SubmitBody,
             body_required=False,
+            example={"waitMs": 0},
             answer=TransactionState,
             parameters=(XID,),
             errors=_DECIDED,

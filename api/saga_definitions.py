@@ -213,6 +213,7 @@ class SagaDefinitions:
 
     async def delete(self, request: web.Request) -> Reply:
         service = self._service
+        await requests.read_body(request, service.settings)
         command = DeleteSagaDefinition(name=requests.path_name(request, "name"))
         outcome = await service.propose(request, b"", (command,))
         done = applied(outcome)

@@ -68,7 +68,7 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_it_runs_every_check_and_then_the_quick_tests(checkout: Checkout) -> None:
     done = checkout.test()
     assert (done.returncode, done.stderr) == (0, "")
-    assert checkout.called() == [*CHECKS, "python -m pytest -n 2 -m not long"]
+    assert checkout.called() == [*CHECKS, "python -m pytest -n 2 --dist worksteal -m not long"]
 
 
 def test_it_ends_with_the_summary_of_pytest(checkout: Checkout) -> None:
@@ -77,12 +77,12 @@ def test_it_ends_with_the_summary_of_pytest(checkout: Checkout) -> None:
 
 def test_long_leaves_no_test_out(checkout: Checkout) -> None:
     checkout.test("--long")
-    assert checkout.called()[-1] == "python -m pytest -n 2"
+    assert checkout.called()[-1] == "python -m pytest -n 2 --dist worksteal"
 
 
 def test_other_arguments_go_to_pytest(checkout: Checkout) -> None:
     checkout.test("--long", "tests/unit", "-k", "lamport")
-    assert checkout.called()[-1] == "python -m pytest -n 2 tests/unit -k lamport"
+    assert checkout.called()[-1] == "python -m pytest -n 2 --dist worksteal tests/unit -k lamport"
 
 
 def test_check_runs_no_test_and_takes_no_arguments_for_one(checkout: Checkout) -> None:
@@ -140,7 +140,7 @@ def test_what_cannot_be_installed_keeps_no_test_from_running(checkout: Checkout)
     done = checkout.test()
     assert done.returncode == 0
     assert f"tests that need {ABSENT} will fail" in done.stderr
-    assert checkout.called()[-1] == "python -m pytest -n 2 -m not long"
+    assert checkout.called()[-1] == "python -m pytest -n 2 --dist worksteal -m not long"
 
 
 def test_no_test_found_is_a_failure(checkout: Checkout) -> None:
