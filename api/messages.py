@@ -13,14 +13,12 @@ from api.branches import Url, checked_url
 from api.endpoints import BODY_ERRORS, CONSISTENCY, READ_ERRORS, WRITE_ERRORS, Endpoint
 from api.errors import Problem, refuse_field
 from api.replies import Reply
-from api.service import Service, applied
+from api.service import Service
 from api.shapes import Answer, Body, Name
-from api.topics import TopicName, topic_name
 from api.transaction_views import BranchFailure, TransactionState, failure_of
-from api.transactions import Reason, checked_reason, not_found
+from api.transactions import Reason, checked_reason, not_found, state_of
 from api.xids import XID, Xid, XidPrefixes, new_xid, path_xid
 from statemachine.commands import CancelWait, DecideGlobal, PrepareMessage, Step
-from statemachine.outcomes import GlobalAnswered, RequestOutcome
 from statemachine.state import load_state
 from statemachine.store import Reader
 from statemachine.transactions.messages import GREATEST_DELIVERIES, QUESTION, get_undelivered
@@ -49,7 +47,7 @@ class MessageStep(Body, frozen=True, kw_only=True):
     """To whom the message goes: a URL, or all who subscribe to a topic when it is submitted."""
 
     action: Url | UnsetType = UNSET
-    topic: TopicName | UnsetType = UNSET
+    topic: Name | UnsetType = UNSET
     payload: Raw | UnsetType = UNSET
     """Any JSON: what is delivered. Left out: null."""
 
@@ -154,12 +152,13 @@ class Messages:
             delay_ms=asked.delay_ms,
             query_after_ms=asked.timeout_ms,
         )
-        return self._state(201, await service.propose(request, body, (command,)))
+        outcome = await service.propose(request, body, (command,))
+        return service.written(201, state_of(outcome), outcome, outcome.position)
 
     def _step(self, number: int, asked: MessageStep) -> Step:
         path = f"steps[{number}]"
         if asked.topic is not UNSET and asked.action is UNSET:
-            url = SCHEME + topic_name(f"{path}.topic", asked.topic)
+            url = SCHEME + requests.name(f"{path}.topic", asked.topic)
         elif asked.action is not UNSET and asked.topic is UNSET:
             url = checked_url(self._service, f"{path}.action", asked.action)
         else:
@@ -199,15 +198,7 @@ class Messages:
         outcome = await self._service.propose_waiting(
             request, body, command, wait_ms=wait_ms, undo=lambda at: CancelWait(ticket=at)
         )
-        return self._state(200, outcome)
-
-    def _state(self, status: int, outcome: RequestOutcome) -> Reply:
-        done = applied(outcome)
-        assert isinstance(done, GlobalAnswered)
-        answer = TransactionState(
-            xid=done.xid, status=GlobalStatus(done.status), reason=done.reason
-        )
-        return self._service.written(status, answer, outcome, outcome.position)
+        return self._service.written(200, state_of(outcome), outcome, outcome.position)
 
     async def show(self, request: web.Request) -> Reply:
         xid = path_xid(request)

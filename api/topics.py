@@ -29,8 +29,6 @@ from statemachine.transactions.topics import Subscriber, get_subscribers, list_t
 
 GREATEST_REMARK_LENGTH: Final = 200
 
-TopicName = Name
-
 
 class SubscriberBody(Body, frozen=True, kw_only=True):
     """Where a topic's messages are delivered."""
@@ -66,15 +64,6 @@ class TopicView(Answer, frozen=True, kw_only=True):
 
 class TopicSummary(Answer, frozen=True, kw_only=True):
     topic: str
-
-
-def topic_name(path: str, text: str) -> str:
-    """Return `text` when it can name a topic.
-
-    Raises:
-        Problem
-    """
-    return requests.name(path, text)
 
 
 class Topics:
@@ -139,7 +128,7 @@ def _view_of(row: Subscriber) -> SubscriberView:
 _PATH: Final = "/api/v1/topics"
 _SUBSCRIBERS: Final = f"{_PATH}/{{topic}}/subscribers"
 _TAG: Final = "messages"
-_TOPIC: Final = Parameter(name="topic", type=TopicName, description="The topic.")
+_TOPIC: Final = Parameter(name="topic", type=Name, description="The topic.")
 _NAME: Final = Parameter(name="name", type=Name, description="The subscriber.")
 
 

@@ -197,12 +197,7 @@ class Transactions:
         return self._state(await service.propose(request, body, (command,)))
 
     def _state(self, outcome: RequestOutcome) -> Reply:
-        done = applied(outcome)
-        assert isinstance(done, GlobalAnswered)
-        answer = TransactionState(
-            xid=done.xid, status=GlobalStatus(done.status), reason=done.reason
-        )
-        return self._service.written(200, answer, outcome, outcome.position)
+        return self._service.written(200, state_of(outcome), outcome, outcome.position)
 
     async def show(self, request: web.Request) -> Reply:
         xid = path_xid(request)
@@ -240,6 +235,17 @@ class Transactions:
         found, next_cursor = list_incidents(view.reader, cursor=cursor, limit=limit)
         page = Page(items=[exception_of(each) for each in found], next_cursor=next_cursor)
         return self._service.replies.success(200, page, view.position)
+
+
+def state_of(outcome: RequestOutcome) -> TransactionState:
+    """Return where the transaction stands that a request was about.
+
+    Raises:
+        Problem: the request was rejected.
+    """
+    done = applied(outcome)
+    assert isinstance(done, GlobalAnswered)
+    return TransactionState(xid=done.xid, status=GlobalStatus(done.status), reason=done.reason)
 
 
 def not_found(xid: str) -> Problem:
