@@ -16,7 +16,7 @@ NEEDED = [
     "tail",
 ]  # fmt: skip
 
-PROGRAMS = ["haproxy"]
+PROGRAMS = ["haproxy", "openssl"]
 CHECKS = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
 
 
