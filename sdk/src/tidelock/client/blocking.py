@@ -14,7 +14,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
@@ -52,17 +52,10 @@ class _Engine:
         self.client = self.run(made())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        if os.getpid() != self._pid:
-            work.close()
-            raise RuntimeError("a lock or a list of the parent process; begin it anew in this one")
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is self._thread and os.getpid() == self._pid:
             work.close()
             raise RuntimeError("a blocking call within the client's own loop would never return")
-        with self._lock:
-            if self._closed:
-                work.close()
-                raise ClientClosedError("the client is closed; make another one")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self.submit(work)
         try:
             return future.result()
         except CancelledError:
@@ -71,6 +64,16 @@ class _Engine:
             # Interrupted: nobody waits for it any more.
             future.cancel()
             raise
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if os.getpid() != self._pid:
+            work.close()
+            raise RuntimeError("a lock or a list of the parent process; begin it anew in this one")
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise ClientClosedError("the client is closed; make another one")
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def soon(self, work: Callable[[], object]) -> None:
         """Have it done on the loop, without waiting for it."""
@@ -164,6 +167,18 @@ class BlockingClient:
 
         engine = self._running()
         return engine.run(called(engine.client))
+
+    def submit(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Begin a call, and return its future: `await asyncio.wrap_future(client.submit(...))`.
+
+        It is cancelled with its future, and when the client is closed.
+        """
+
+        async def called(client: Client) -> T:
+            return await call(client)
+
+        engine = self._running()
+        return engine.submit(called(engine.client))
 
     def iterate(self, call: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
         """Go through a list or a watch: `client.iterate(lambda c: c.events.list())`."""

@@ -1,0 +1,1 @@
+"""Resource managers: the branches of this process, and what the coordinator has done with them."""

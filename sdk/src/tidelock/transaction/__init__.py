@@ -1,0 +1,1 @@
+"""Global transactions, as applications begin, join and end them."""
