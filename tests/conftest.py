@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+from tests.databases.fixtures import (
+    mariadb,
+    mariadb_database,
+    postgresql,
+    postgresql_database,
+    sqlite_file,
+)
+
+__all__ = ["mariadb", "mariadb_database", "postgresql", "postgresql_database", "sqlite_file"]
+
 # A busy machine must not fail a property; where CI is set, Hypothesis repeats the same examples.
 settings.register_profile(
     "tidelock",

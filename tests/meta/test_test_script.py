@@ -17,6 +17,8 @@ NEEDED = [
 ]  # fmt: skip
 
 PROGRAMS = ["haproxy", "openssl"]
+SERVERS = {"mariadbd": "mariadb-server", "postgres": "postgresql"}
+"""Programs by which database servers are noticed, and what installs them."""
 CHECKS = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
 
 
@@ -32,7 +34,7 @@ class Checkout:
             shutil.copy(ROOT / "scripts" / name, folder / "scripts")
         for file in ["uv.lock", "pyproject.toml", "sdk/pyproject.toml"]:
             (folder / file).touch()
-        for name in ["ruff", "mypy", "lint-imports", *PROGRAMS]:
+        for name in ["ruff", "mypy", "lint-imports", *PROGRAMS, *SERVERS]:
             self.tool(name, "exit 0")
         self.tool("python", "echo '== 3 passed in 0.01s =='")
         self.tool("chromium", "exit 1")
@@ -126,6 +128,19 @@ def test_programs_that_tests_run_are_installed_for_a_run_of_everything(checkout:
     (installed,) = (call for call in checkout.called() if call.startswith("apt-get install"))
     assert installed.split()[-1] == ABSENT
     assert not {*PROGRAMS} & {*installed.split()}
+
+
+def test_database_servers_are_installed_for_a_run_of_everything(checkout: Checkout) -> None:
+    lack_one(checkout, apt_get="exit 0")
+    script = checkout.folder / "scripts" / "test"
+    text = script.read_text().replace("/usr/lib/postgresql/", "/no-such-folder/")
+    for program in SERVERS:
+        assert f"command -v {program} " in text
+        text = text.replace(f"command -v {program} ", f"command -v {ABSENT} ")
+    script.write_text(text)
+    assert checkout.test().returncode == 0
+    (installed,) = (call for call in checkout.called() if call.startswith("apt-get install"))
+    assert set(SERVERS.values()) < {*installed.split()}
 
 
 def test_nothing_is_installed_for_chosen_tests_or_for_none(checkout: Checkout) -> None:
