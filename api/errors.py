@@ -31,6 +31,7 @@ from statemachine.outcomes import (
     Rejected,
     RequestOutcome,
     RowLockHolder,
+    TransactionStanding,
 )
 from statemachine.paging import InvalidCursorError
 from statemachine.store import DamagedStateError
@@ -193,6 +194,19 @@ class HolderBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     """Milliseconds since the epoch."""
 
 
+class StandingBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Where the transaction stands that the request was about."""
+
+    xid: str
+    status: str
+    reason: str = ""
+    """Why it was decided so."""
+    ended_at: int | None = None
+    """Milliseconds since the epoch; left out while something of it is left to do."""
+    branch_id: int | None = None
+    """The branch that is the reason for the problem, when one is."""
+
+
 class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The members of `application/problem+json`."""
 
@@ -204,6 +218,8 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     errors: tuple[FieldError, ...] = ()
     holder: HolderBody | None = None
     """Who has what was asked for."""
+    transaction: StandingBody | None = None
+    """The one that is not, or no longer, what it would have to be."""
     oldest: str | None = None
     """The position behind which everything is still kept."""
     votes: dict[str, str] | None = None
@@ -237,6 +253,7 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         self.votes: dict[str, str] | None = None
         self.reasons: dict[str, str] | None = None
         self.holder: HolderBody | None = None
+        self.transaction: StandingBody | None = None
         self.retryable = self.kind.retryable
         self.replayed = False
         """An earlier request with the same idempotency key was rejected so."""
@@ -259,6 +276,7 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
             code=self.code,
             errors=self.errors,
             holder=self.holder,
+            transaction=self.transaction,
             oldest=None if self.oldest is None else str(self.oldest),
             votes=self.votes,
             reasons=self.reasons,
@@ -303,6 +321,8 @@ def of_rejection(rejected: Rejected, outcome: RequestOutcome) -> Problem:
         problem.holder = _holder(rejected.holder)
     if rejected.retryable is not None:
         problem.retryable = rejected.retryable
+    if rejected.transaction is not None:
+        problem.transaction = _standing(rejected.transaction)
     return problem
 
 
@@ -315,6 +335,16 @@ def of_compaction(error: CompactedError) -> Problem:
     )
     problem.oldest = error.oldest
     return problem
+
+
+def _standing(standing: TransactionStanding) -> StandingBody:
+    return StandingBody(
+        xid=standing.xid,
+        status=standing.status,
+        reason=standing.reason,
+        ended_at=standing.ended_ms or None,
+        branch_id=standing.branch_id or None,
+    )
 
 
 def _holder(holder: AnyHolder) -> HolderBody:

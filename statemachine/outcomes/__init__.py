@@ -45,6 +45,7 @@ from statemachine.outcomes.recovery import RecoveriesRecorded
 from statemachine.outcomes.result import Result
 from statemachine.outcomes.saga_definitions import SagaDefinitionDeleted, SagaDefinitionPut
 from statemachine.outcomes.sequences import SequenceAdvanced
+from statemachine.outcomes.standings import TransactionStanding
 from statemachine.outcomes.synchronisation import (
     ClockReported,
     SyncAcknowledged,
@@ -118,6 +119,7 @@ __all__ = [
     "TimersFired",
     "TimestampsReserved",
     "TransactionRetentionSet",
+    "TransactionStanding",
     "UnitOutcome",
     "VectorAdvanced",
     "VersionActivated",

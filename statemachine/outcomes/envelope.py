@@ -35,6 +35,7 @@ from statemachine.outcomes.proposals import ProposalDecided, VotesCounted
 from statemachine.outcomes.recovery import RecoveriesRecorded
 from statemachine.outcomes.saga_definitions import SagaDefinitionDeleted, SagaDefinitionPut
 from statemachine.outcomes.sequences import SequenceAdvanced
+from statemachine.outcomes.standings import TransactionStanding
 from statemachine.outcomes.synchronisation import (
     ClockReported,
     SyncAcknowledged,
@@ -109,6 +110,8 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     holder: AnyHolder | None = None
     retryable: bool | None = None
     """Whether the same request may succeed later; None when its code alone tells."""
+    transaction: TransactionStanding | None = None
+    """The one that it was about, when that is what was wrong."""
 
 
 class Pending(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):

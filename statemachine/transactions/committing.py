@@ -8,7 +8,7 @@ from statemachine.commands.transactions import DecideGlobal
 from statemachine.outcomes import Outcome, Rejected, RejectionCode
 from statemachine.tickets import TicketKind
 from statemachine.transactions import channel_binding, messages
-from statemachine.transactions.desk import Desk, branch_failed
+from statemachine.transactions.desk import Desk, branch_failed, standing_of
 from statemachine.transactions.planning import Program
 from statemachine.transactions.rows import DTM, Branch, Committer
 from statemachine.transactions.statuses import BRANCH_ENDED, BranchStatus, GlobalStatus, Mode
@@ -45,7 +45,7 @@ def commit(
         return None
     failed = _fails(desk, transaction, place)
     if failed is not None:
-        return branch_failed(failed)
+        return branch_failed(transaction.row, failed)
     # DTM's clients register before they try, and report to nobody but themselves.
     expected = command.reports_expected and row.protocol != DTM
     if expected and _unfinished(transaction) is not None:
@@ -74,6 +74,7 @@ def branch_unfinished(transaction: Transaction) -> Rejected:
         f"Branch {first.branch_id} on {first.resource_id} has not reported how its phase one "
         "ended. Commit when it has, or roll back.",
         retryable=True,
+        transaction=standing_of(transaction.row, first.branch_id),
     )
 
 

@@ -25,7 +25,7 @@ from statemachine.transactions.committing import (
     branch_unfinished,
     commit,
 )
-from statemachine.transactions.desk import Desk, answer_of, decided_otherwise
+from statemachine.transactions.desk import Desk, answer_of, decided_otherwise, standing_of
 from statemachine.transactions.participation import not_found
 from statemachine.transactions.planning import Program
 from statemachine.transactions.recovery import erase_recoveries
@@ -79,7 +79,7 @@ def decide(desk: Desk, command: DecideGlobal, place: int) -> Outcome:
         if answered is not None:
             return answered
     elif not _agrees(row.status, to_commit=command.commit):
-        return decided_otherwise(row.status)
+        return decided_otherwise(standing_of(row))
     return await_end(desk, transaction, command.wait_ms, place)
 
 
@@ -105,7 +105,7 @@ def _decided_long_ago(desk: Desk, command: DecideGlobal) -> Outcome:
     if command.program not in ("", summary.program):
         return _of_another_kind(summary.program)
     if not _agrees(summary.status, to_commit=command.commit):
-        return decided_otherwise(summary.status)
+        return decided_otherwise(summary.standing(command.xid))
     return Applied(GlobalAnswered(xid=command.xid, status=summary.status, reason=summary.reason))
 
 
@@ -119,6 +119,7 @@ def _roll_back(
                 RejectionCode.TRANSACTION_DECIDED,
                 "The message is submitted and will be delivered.",
                 retryable=False,
+                transaction=standing_of(row),
             )
         messages.abort(desk, transaction, command.reason, place)
         return None
@@ -266,4 +267,5 @@ def _not_possible(row: Global, action: str) -> Rejected:
         RejectionCode.OPERATION_NOT_POSSIBLE,
         f"{action} is not possible while the transaction is {row.status}.",
         retryable=False,
+        transaction=standing_of(row),
     )

@@ -18,6 +18,7 @@ from statemachine.outcomes import (
     Rejected,
     RejectionCode,
     RowsLocked,
+    TransactionStanding,
 )
 from statemachine.positions import Position
 from statemachine.state import MachineState
@@ -225,7 +226,9 @@ class Desk:
             transaction.change(waiting=(*row.waiting, *tickets))
             return
         failed = transaction.failed_branch
-        refused = decided_otherwise(row.status) if failed is None else branch_failed(failed)
+        refused = (
+            decided_otherwise(standing_of(row)) if failed is None else branch_failed(row, failed)
+        )
         for ticket in tickets:
             self.tickets.settle(ticket, refused, place)
 
@@ -462,6 +465,17 @@ def answer_of(row: Global) -> GlobalAnswered:
     return GlobalAnswered(xid=row.xid, status=row.status, reason=row.reason)
 
 
+def standing_of(row: Global, branch_id: int = 0) -> TransactionStanding:
+    """Return where a transaction stands, for who cannot have what was asked of it."""
+    return TransactionStanding(
+        xid=row.xid,
+        status=row.status,
+        reason=row.reason,
+        ended_ms=row.ended_ms,
+        branch_id=branch_id,
+    )
+
+
 def not_active(row: Global) -> Rejected:
     """Return the answer to whoever comes after the decision."""
     return Rejected(
@@ -469,21 +483,23 @@ def not_active(row: Global) -> Rejected:
         f"The transaction is {row.status}, so nothing can be added to it"
         + (f": {row.reason}." if row.reason else "."),
         retryable=False,
+        transaction=standing_of(row),
     )
 
 
-def decided_otherwise(status: str) -> Rejected:
+def decided_otherwise(standing: TransactionStanding) -> Rejected:
     """Return the answer to a commit of what is not committed, or a rollback of what is."""
-    to_commit = status not in COMMIT_FAMILY
+    to_commit = standing.status not in COMMIT_FAMILY
     return Rejected(
         RejectionCode.TRANSACTION_DECIDED,
-        f"The transaction is {status} and cannot be "
+        f"The transaction is {standing.status} and cannot be "
         + ("committed." if to_commit else "rolled back."),
         retryable=False,
+        transaction=standing,
     )
 
 
-def branch_failed(failed: Branch) -> Rejected:
+def branch_failed(row: Global, failed: Branch) -> Rejected:
     """Return the answer to a commit that became a rollback."""
     return Rejected(
         RejectionCode.BRANCH_FAILED,
@@ -495,6 +511,7 @@ def branch_failed(failed: Branch) -> Rejected:
         )
         + ", so the transaction rolls back.",
         retryable=False,
+        transaction=standing_of(row, failed.branch_id),
     )
 
 

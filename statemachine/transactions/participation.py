@@ -181,6 +181,7 @@ def not_found(desk: Desk, xid: str) -> Rejected:
         + (f" ({summary.reason})" if summary.reason else "")
         + "; no more is kept of it.",
         retryable=False,
+        transaction=summary.standing(xid),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from statemachine import keys
+from statemachine.outcomes import TransactionStanding
 from statemachine.store import Reader
 from statemachine.transactions.rows import GREATEST_XID_BYTES
 from statemachine.write_buffer import WriteBuffer
@@ -29,6 +30,12 @@ class Summary(
     """In wall time, as the next."""
     ended_ms: int
     branches: int
+
+    def standing(self, xid: str) -> TransactionStanding:
+        """Return the same for who cannot have what was asked of it."""
+        return TransactionStanding(
+            xid=xid, status=self.status, reason=self.reason, ended_ms=self.ended_ms
+        )
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

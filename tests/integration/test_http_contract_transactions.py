@@ -223,6 +223,7 @@ async def test_decisions_need_a_transaction(api: Api, path: str) -> None:
     missing = await api.post(f"{TRANSACTIONS}/none/{path}", {})
     assert missing.refused == (404, "TRANSACTION_NOT_FOUND", [])
     assert "never begun" in missing.body["detail"]
+    assert "transaction" not in missing.body
     odd = await api.post(f"{TRANSACTIONS}/a%20b/{path}", {})
     assert odd.refused == (422, "INVALID_FIELD", ["xid"])
     for body, field in (({"waitMs": -1}, "waitMs"), ({"reason": "r" * 501}, "reason")):
@@ -339,6 +340,7 @@ async def test_of_what_ended_long_ago_it_is_known_how(api: Api, app: Application
     late = await app.register(xid)
     assert late.refused == (404, "TRANSACTION_NOT_FOUND", [])
     assert f"ended as COMMITTED at {START_MS} ms" in late.body["detail"]
+    assert late.body["transaction"] == {"xid": xid, "status": "COMMITTED", "endedAt": START_MS}
     api.cluster.let_pass(MachineState().summary_retention_ms)
     assert (await api.get(f"{TRANSACTIONS}/{xid}")).refused == (404, "TRANSACTION_NOT_FOUND", [])
 

@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "1fa27c5c05925c384a5ab00967354944259720b4529a5a84fe95216cdfc69242"
+GOLDEN_DIGEST = "bc868bfba5d8aeb50da13919954bd9a2b50d559a054a74dc2be510a8c46936dc"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

@@ -472,23 +472,33 @@ def test_every_result_has_golden_bytes() -> None:
 
 
 @pytest.mark.parametrize("code", RejectionCode)
-def test_the_bytes_of_a_rejection_are_its_code_its_detail_and_no_holder(
+def test_the_bytes_of_a_rejection_are_its_code_its_detail_and_nobody_in_the_way(
     code: RejectionCode,
 ) -> None:
     encoded = encode_outcomes(settled(Rejected(code, "d")))
     text = code.encode()
     length = bytes([0xA0 + len(text)]) if len(text) < 32 else b"\xd9" + bytes([len(text)])
-    assert encoded == bytes.fromhex("9193920100c2919502") + length + text + b"\xa1d\xc0\xc0"
+    assert encoded == bytes.fromhex("9193920100c2919602") + length + text + b"\xa1d\xc0\xc0\xc0"
 
 
 def test_the_bytes_of_a_holder_and_of_a_wait_never_change() -> None:
     holder = outcomes.LockHolder(owner="o", mode="SHARED", fencing_token=7, expires_at_ms=300)
     held = Rejected(RejectionCode.CLOCK_OVERFLOW, "d", holder, True)
     assert encode_outcomes(settled(held)).endswith(
-        b"\xa1d" + bytes.fromhex("9501a16fa653484152454407cd012cc3")
+        b"\xa1d" + bytes.fromhex("9501a16fa653484152454407cd012cc3c0")
     )
     assert encode_outcomes(settled(Pending(Position(300, 4)))).hex() == (
         "9193920100c291920392cd012c04"
+    )
+
+
+def test_the_bytes_of_a_standing_never_change() -> None:
+    standing = outcomes.TransactionStanding(
+        xid="x", status="COMMITTED", reason="r", ended_ms=300, branch_id=7
+    )
+    refused = Rejected(RejectionCode.TRANSACTION_DECIDED, "d", transaction=standing)
+    assert encode_outcomes(settled(refused)).endswith(
+        b"\xa1d\xc0\xc0" + bytes.fromhex("95a178a9434f4d4d4954544544a172cd012c07")
     )
 
 
