@@ -15,7 +15,11 @@ from tests.integration.serving import serving
 from tidelock.client import Client, attempts
 from tidelock.client.answers import Hlc
 from tidelock.client.attempts import JsonOf
+from tidelock.client.messages import MessageStep
+from tidelock.client.row_keys import RowsToLock
+from tidelock.client.runs import SagaStep, TccBranch
 from tidelock.client.transport import Call
+from tidelock.errors import ConflictError, NotFoundError, Problem, of_problem
 
 # Parts of OpenAPI documents are whatever JSON holds.
 Json = dict[str, Any]
@@ -23,12 +27,7 @@ Json = dict[str, Any]
 NOT_FOR_CLIENTS: Final = frozenset({"metrics", "description"})
 """Tags of what is for scrapers, and for people and generators."""
 
-NOT_YET: Final = frozenset(
-    {
-        *("transactions", "branches", "row locks", "recovery", "audit", "resource managers"),
-        *("sagas", "saga definitions", "tcc", "messages", "topics", "xa", "jta"),
-    }
-)
+NOT_YET: Final = frozenset({"xa", "jta"})
 """Tags of sections that get clients of their own; whoever gives them one takes them out here."""
 
 Reached = Awaitable[object] | AsyncIterator[object]
@@ -88,6 +87,116 @@ WAYS: Final[dict[str, Callable[[Client], Reached]]] = {
         participants=["a"], kinds=["version"], begin=1, end=2, events=3, consistency="local"
     ),
     "runBatch": lambda c: c.batches.run([{"op": "timestamp.event", "eventType": "t"}]),
+    "beginTransaction": lambda c: c.transactions.begin(
+        "n", transaction_timeout_ms=9, xid="x", mode="AT"
+    ),
+    "listTransactions": lambda c: c.transactions.list(
+        status="BEGIN",
+        mode="AT",
+        resource_id="r",
+        name="n",
+        since=1,
+        consistency="local",
+        page_size=7,
+    ),
+    "listTransactionExceptions": lambda c: c.transactions.exceptions(
+        consistency="local", page_size=7
+    ),
+    "getTransaction": lambda c: c.transactions.get("x", consistency="local"),
+    "commitTransaction": lambda c: c.transactions.commit("x", wait_ms=9, reason="r"),
+    "rollBackTransaction": lambda c: c.transactions.rollback("x", wait_ms=9, reason="r"),
+    "operateTransaction": lambda c: c.transactions.operate("x", "FORGET", "r"),
+    "registerBranch": lambda c: c.branches.register(
+        "x",
+        "XA",
+        "r",
+        lock_keys={"t": [[1]]},
+        lock_mode="SHARED",
+        locks=[RowsToLock({"t": [[2]]})],
+        wait_ms=9,
+        application_id="a",
+        unit_id="u",
+        session_id=1,
+        application_data={},
+        commit_url="",
+        rollback_url="",
+    ),
+    "lockRows": lambda c: c.branches.lock(
+        "x",
+        1,
+        lock_keys={"t": [[1]]},
+        lock_mode="SHARED",
+        locks=[RowsToLock({"t": [[2]]})],
+        wait_ms=9,
+    ),
+    "unlockRows": lambda c: c.branches.unlock(
+        "x", 1, lock_keys={"t": [[1]]}, lock_mode="SHARED", locks=[RowsToLock({"t": [[2]]})]
+    ),
+    "reportBranch": lambda c: c.branches.report(
+        "x",
+        1,
+        "PHASE_ONE_FAILED",
+        application_data={},
+        error_type="e",
+        error_message="m",
+        error_at=1,
+    ),
+    "passFence": lambda c: c.branches.fence("x", 1, "TRY", "ENTER"),
+    "queryRowLocks": lambda c: c.row_locks.query(
+        "r", {"t": [[1]]}, lock_mode="SHARED", xid="x", consistency="local"
+    ),
+    "listRowLocks": lambda c: c.row_locks.list(
+        resource_id="r", xid="x", consistency="local", page_size=7
+    ),
+    "runSaga": lambda c: c.sagas.run(
+        [SagaStep(name="s", action="u")],
+        definition="d",
+        input={},
+        xid="x",
+        name="n",
+        concurrent=True,
+        compensate_failed=True,
+        recovery="FORWARD",
+        transaction_timeout_ms=9,
+        wait_ms=9,
+    ),
+    "getSaga": lambda c: c.sagas.get("x", consistency="local"),
+    "putSagaDefinition": lambda c: c.saga_definitions.put(
+        "d",
+        {
+            "StartState": "s",
+            "States": {},
+            "Name": "d",
+            "Comment": "c",
+            "Version": "v",
+            "RecoverStrategy": "Forward",
+            "TimeoutMs": 9,
+        },
+    ),
+    "getSagaDefinition": lambda c: c.saga_definitions.get("d", consistency="local"),
+    "listSagaDefinitions": lambda c: c.saga_definitions.list(consistency="local", page_size=7),
+    "deleteSagaDefinition": lambda c: c.saga_definitions.delete("d"),
+    "runTcc": lambda c: c.tcc.run(
+        [TccBranch(try_="t", confirm="c", cancel="u")],
+        xid="x",
+        name="n",
+        in_order=True,
+        transaction_timeout_ms=9,
+        wait_ms=9,
+    ),
+    "prepareMessage": lambda c: c.messages.prepare(
+        "q", [MessageStep(topic="t")], xid="x", name="n", delay_ms=9, query_after_ms=9
+    ),
+    "getMessage": lambda c: c.messages.get("x", consistency="local"),
+    "submitMessage": lambda c: c.messages.submit("x", wait_ms=9),
+    "abortMessage": lambda c: c.messages.abort("x", reason="r"),
+    "listTopics": lambda c: c.topics.list(consistency="local", page_size=7),
+    "listSubscribers": lambda c: c.topics.get("t", consistency="local"),
+    "putSubscriber": lambda c: c.topics.subscribe("t", "s", "u", remark="r"),
+    "deleteSubscriber": lambda c: c.topics.unsubscribe("t", "s"),
+    "listRecoveries": lambda c: c.recovery.list(xid="x", consistency="local", page_size=7),
+    "listAuditRecords": lambda c: c.audit.list(consistency="local", page_size=7),
+    "listRmSessions": lambda c: c.resource_managers.sessions(consistency="local", page_size=7),
     "getCluster": lambda c: c.cluster.topology(),
     "getRouting": lambda c: c.cluster.routing(),
     "addMember": lambda c: c.cluster.add_member("n4", "h:1", "h:2"),
@@ -100,8 +209,15 @@ WAYS: Final[dict[str, Callable[[Client], Reached]]] = {
 }
 """How each operation is reached, with every option that it takes."""
 
-BY_OTHER_WAYS: Final = frozenset({"watch"})
-"""It is no request with an answer; what `Client.watch` sends is in its own tests."""
+BY_OTHER_WAYS: Final = frozenset({"watch", "openRmChannel"})
+"""They are no requests with an answer; what `Client.watch` sends is in its own tests."""
+
+OF_TRANSACTIONS: Final = frozenset(
+    {"transactions", "row locks", "sagas", "saga definitions", "tcc", "messages"}
+)
+"""Tags of what applications decide by: there, they must be able to tell refusals apart."""
+
+OF_A_ROLLING_UPGRADE: Final = "VERSION_NOT_ACTIVE"
 
 
 class Sent(Exception):  # noqa: N818 - no error
@@ -191,6 +307,25 @@ async def test_every_member_of_an_answer_can_be_read(document: Json, client: Cli
         schema = answered["content"]["application/json"]["schema"]
         left_out = {*missing(document, schema, inspect.type_info(read.answer))}
         assert not left_out, f"{operation_id}: {read.answer} has no {left_out}"
+
+
+async def test_every_refusal_about_a_transaction_has_an_error_of_its_own(document: Json) -> None:
+    for operation_id, _, _, operation in operations(document):
+        if not OF_TRANSACTIONS.intersection(operation["tags"]):
+            continue
+        for status, general in ((404, NotFoundError), (409, ConflictError)):
+            for code in codes_of(operation, status) - {OF_A_ROLLING_UPGRADE}:
+                error = of_problem(Problem(status=status, code=code))
+                assert type(error) is not general, f"{operation_id}: {code}"
+
+
+def codes_of(operation: Json, status: int) -> set[str]:
+    """Return the codes of the problems that an operation answers with a status."""
+    response = operation["responses"].get(str(status))
+    if response is None:
+        return set()
+    schema = response["content"]["application/problem+json"]["schema"]
+    return {*schema["allOf"][1]["properties"]["code"]["enum"]}
 
 
 def resolved(document: Json, schema: Json) -> Json:

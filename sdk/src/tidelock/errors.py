@@ -13,10 +13,24 @@
         │   └── IdempotencyKeyReusedError
         ├── AccessDeniedError        401, 403: the token is missing, or does not suffice
         ├── NotFoundError            404
+        │   ├── TransactionNotFoundError    `transaction` says how and when it ended, if it was
+        │   ├── BranchNotFoundError
+        │   └── SagaDefinitionNotFoundError
         ├── ConflictError            409
         │   ├── LockHeldError        `holder` says by whom
         │   ├── FencingTokenStaleError
-        │   └── ProposalRejectedError    `votes` and `reasons` say by whom and why
+        │   ├── ProposalRejectedError    `votes` and `reasons` say by whom and why
+        │   ├── LockConflictError    `holder` says which transaction has the row, and since when
+        │   ├── DeadlockError        the transaction is to be rolled back, so that others go on
+        │   ├── TransactionExistsError
+        │   ├── TransactionNotActiveError    it was decided: `transaction` says how and why
+        │   ├── TransactionDecidedError      likewise, and otherwise than was asked for
+        │   ├── BranchFailedError    it cannot be committed, and rolls back
+        │   ├── BranchUnfinishedError    a branch has not reported; nothing is decided
+        │   ├── BranchNotTriedError
+        │   ├── BranchStatusFixedError
+        │   ├── ChannelSessionEndedError    the resource manager is to register again
+        │   └── OperationNotPossibleError
         ├── CompactedError           410: `oldest` is the position behind which all is kept
         ├── AnswerNotKeptError       410: it was done, its answer can no longer be made
         ├── OverloadedError          429, until the deadline
@@ -62,6 +76,25 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Milliseconds since the epoch."""
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where the transaction stands that a request was about."""
+
+    xid: str
+    status: str
+    """One of `tidelock.client.answers.TransactionStatus`."""
+    reason: str = ""
+    """Why it was decided so."""
+    ended_at: int | None = None
+    """Milliseconds since the epoch; None while something of it is left to do."""
+    branch_id: int | None = None
+    """The branch that is the reason for the problem, when one is."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it is, or was, rolled back because nobody decided in time."""
+        return self.status.startswith("TIMEOUT_")
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """The members of `application/problem+json` (RFC 9457) as nodes send them."""
 
@@ -71,6 +104,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     errors: tuple[FieldError, ...] = ()
     holder: Holder | None = None
+    transaction: Standing | None = None
     oldest: str | None = None
     votes: Mapping[str, str] | None = None
     reasons: Mapping[str, str] | None = None
@@ -145,6 +179,16 @@ class ProblemError(TidelockError):
         """Who has what was asked for, when somebody has it."""
         return self.problem.holder
 
+    @property
+    def transaction(self) -> Standing | None:
+        """Where the transaction stands that it is about, when it is about one that is known."""
+        return self.problem.transaction
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed when it is made again."""
+        return self.problem.retryable is True
+
 
 class InvalidRequestError(ProblemError):
     """The request cannot be done as it is; `errors` names the fields."""
@@ -164,6 +208,31 @@ class AccessDeniedError(ProblemError):
 
 class NotFoundError(ProblemError):
     """There is nothing under this name."""
+
+
+class TransactionNotFoundError(NotFoundError):
+    """No transaction has this xid, or no more is kept of it than `transaction` says.
+
+    None: it was never begun, or it ended so long ago that it was forgotten.
+    """
+
+    @property
+    def never_seen(self) -> bool:
+        """Whether nothing at all is known of it."""
+        return self.transaction is None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was rolled back because nobody decided in time."""
+        return self.transaction is not None and self.transaction.timed_out
+
+
+class BranchNotFoundError(NotFoundError):
+    """The transaction has no such branch."""
+
+
+class SagaDefinitionNotFoundError(NotFoundError):
+    """No saga definition has this name."""
 
 
 class ConflictError(ProblemError):
@@ -190,6 +259,68 @@ class ProposalRejectedError(ConflictError):
     def reasons(self) -> Mapping[str, str]:
         """Why nodes voted against it."""
         return self.problem.reasons or {}
+
+
+class LockConflictError(ConflictError):
+    """Another transaction has locked a row, and had until the wait was over: `holder`.
+
+    None: it waits for the row and comes first. When this is not `retryable`, the holder rolls back,
+    and whoever holds locks of a database itself must let go of them first, or both wait for ever.
+    """
+
+
+class DeadlockError(ConflictError):
+    """Transactions wait for each other's rows, and this one began last.
+
+    Roll it back, and begin another one: the others go on then.
+    """
+
+
+class TransactionExistsError(ConflictError):
+    """A transaction was begun with this xid before."""
+
+
+class TransactionNotActiveError(ConflictError):
+    """The transaction is decided and takes nothing more: `transaction` says how, and why."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it is rolled back because nobody decided in time."""
+        return self.transaction is not None and self.transaction.timed_out
+
+
+class TransactionDecidedError(ConflictError):
+    """What should be committed is rolled back, or the other way round: see `transaction`."""
+
+
+class BranchFailedError(ConflictError):
+    """A branch failed, or its session ended, so what should be committed rolls back.
+
+    `transaction` names the branch.
+    """
+
+
+class BranchUnfinishedError(ConflictError):
+    """A branch has not reported how its work ended, so nothing was decided yet.
+
+    `transaction` names the branch. Commit again when it has, or roll back.
+    """
+
+
+class BranchNotTriedError(ConflictError):
+    """The branch has not entered its Try, so there is nothing to confirm. Ask again later."""
+
+
+class BranchStatusFixedError(ConflictError):
+    """The branch has got so far that this can no longer change."""
+
+
+class ChannelSessionEndedError(ConflictError):
+    """The session of the resource manager's channel has ended, or there never was one."""
+
+
+class OperationNotPossibleError(ConflictError):
+    """What an operator wants is not possible while the transaction stands where it does."""
 
 
 class CompactedError(ProblemError):
@@ -223,15 +354,29 @@ class NodeFailureError(ProblemError):
 
 _BY_CODE: Final[dict[str, type[ProblemError]]] = {
     "ANSWER_NOT_KEPT": AnswerNotKeptError,
+    "BRANCH_FAILED": BranchFailedError,
+    "BRANCH_NOT_FOUND": BranchNotFoundError,
+    "BRANCH_NOT_TRIED": BranchNotTriedError,
+    "BRANCH_STATUS_FIXED": BranchStatusFixedError,
+    "BRANCH_UNFINISHED": BranchUnfinishedError,
+    "CHANNEL_SESSION_ENDED": ChannelSessionEndedError,
     "CLOCK_SKEW_TOO_LARGE": ClockSkewTooLargeError,
     "COMPACTED": CompactedError,
+    "DEADLOCK": DeadlockError,
     "FENCING_TOKEN_STALE": FencingTokenStaleError,
     "IDEMPOTENCY_KEY_REUSED": IdempotencyKeyReusedError,
+    "LOCK_CONFLICT": LockConflictError,
     "LOCK_HELD": LockHeldError,
     "NOT_A_NODE": NodeFailureError,
     "NO_LEADER": NoQuorumError,
     "NO_QUORUM": NoQuorumError,
+    "OPERATION_NOT_POSSIBLE": OperationNotPossibleError,
     "REJECTED": ProposalRejectedError,
+    "SAGA_DEFINITION_NOT_FOUND": SagaDefinitionNotFoundError,
+    "TRANSACTION_DECIDED": TransactionDecidedError,
+    "TRANSACTION_EXISTS": TransactionExistsError,
+    "TRANSACTION_NOT_ACTIVE": TransactionNotActiveError,
+    "TRANSACTION_NOT_FOUND": TransactionNotFoundError,
 }
 
 _BY_STATUS: Final[dict[int, type[ProblemError]]] = {

@@ -15,14 +15,20 @@ from tidelock.client.access import Access
 from tidelock.client.agreement import Proposals, Synchronisation
 from tidelock.client.answers import Drawn, Topology
 from tidelock.client.batches import Batches
+from tidelock.client.branches import Branches
 from tidelock.client.cluster import Cluster, NodeHealth
 from tidelock.client.diagrams import Diagrams
 from tidelock.client.leases import Lock
 from tidelock.client.locks import LockMode, Locks
+from tidelock.client.messages import Messages, Topics
 from tidelock.client.nodes import Nodes
+from tidelock.client.operating import Audit, Recovery, ResourceManagers
 from tidelock.client.oracle import Oracle, SharedDraws
 from tidelock.client.resource import Asking, names
+from tidelock.client.row_locks import RowLocks
+from tidelock.client.runs import SagaDefinitions, Sagas, Tcc
 from tidelock.client.timestamps import Events, HybridClocks, Participants, Sequences
+from tidelock.client.transactions import Transactions
 from tidelock.client.transport import Transport
 from tidelock.client.vectors import VectorClocks, Versions
 from tidelock.client.watching import Applied, Watching
@@ -95,6 +101,17 @@ class Client:
         self.cluster = Cluster(self._transport)
         self.health = NodeHealth(self._transport)
         self.batches = Batches(self._transport)
+        self.transactions = Transactions(self._transport)
+        self.branches = Branches(self._transport)
+        self.row_locks = RowLocks(self._transport)
+        self.sagas = Sagas(self._transport)
+        self.saga_definitions = SagaDefinitions(self._transport)
+        self.tcc = Tcc(self._transport)
+        self.messages = Messages(self._transport)
+        self.topics = Topics(self._transport)
+        self.resource_managers = ResourceManagers(self._transport)
+        self.recovery = Recovery(self._transport)
+        self.audit = Audit(self._transport)
 
     def __repr__(self) -> str:
         return f"<Client of {', '.join(self.nodes)}>"

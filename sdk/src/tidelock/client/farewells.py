@@ -17,6 +17,9 @@ GREATEST_COUNT: Final = 10_000
 
 AT_ONCE: Final = 64
 
+FAREWELL_TIMEOUT_MS: Final = 10_000
+"""How long somebody who has gone is said to have gone."""
+
 PATIENCE_S: Final = 2.0
 """How long a client that is closed waits for them."""
 

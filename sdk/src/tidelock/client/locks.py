@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Final, Literal, Unpack
+from typing import Literal, Unpack
 
 from tidelock.client.answers import (
     LockAbandonment,
@@ -16,15 +15,13 @@ from tidelock.client.answers import (
     Page,
 )
 from tidelock.client.attempts import JsonOf, call
+from tidelock.client.farewells import FAREWELL_TIMEOUT_MS
 from tidelock.client.idempotency import new_key
 from tidelock.client.resource import Asking, Listing, Reading, Resource, Writing, part
 from tidelock.client.transport import Call, Transport, encode
-from tidelock.errors import ClientClosedError
+from tidelock.client.waits import await_turn
 
 LockMode = Literal["EXCLUSIVE", "SHARED"]
-
-FAREWELL_TIMEOUT_MS: Final = 10_000
-"""How long somebody who has gone is said to have gone."""
 
 
 class Locks(Resource):
@@ -129,38 +126,20 @@ class Acquisition:
 
         Raises: LockHeldError; ClientClosedError: the client was closed meanwhile.
         """
-        transport = self._transport
-        # A task of its own, so that closing the client can end it and knows when it has ended.
-        asking = asyncio.create_task(self._ask())
-        transport.waiting.add(asking)
-        asking.add_done_callback(transport.waiting.discard)
-        try:
-            return await asking
-        except asyncio.CancelledError:
-            if asking.done() and not asking.cancelled() and asking.exception() is None:
-                # The grant and the cancellation came at the same time.
-                self._give_up()
-            me = asyncio.current_task()
-            if transport.closing and me is not None and not me.cancelling():
-                raise ClientClosedError("the client was closed before the answer") from None
-            raise
+        return await await_turn(self._transport, self._ask, self._give_up)
 
     async def _ask(self) -> LockLease:
         def is_mine(lease: LockLease) -> bool:
             return (lease.name, lease.owner) == (self._name, self._owner)
 
-        try:
-            return await call(
-                self._transport,
-                self._call,
-                JsonOf(LockLease, is_mine),
-                timeout_ms=self._timeout_ms,
-                idempotency_key=self._key,
-                at=self._at,
-            )
-        except asyncio.CancelledError:
-            self._give_up()
-            raise
+        return await call(
+            self._transport,
+            self._call,
+            JsonOf(LockLease, is_mine),
+            timeout_ms=self._timeout_ms,
+            idempotency_key=self._key,
+            at=self._at,
+        )
 
     def _give_up(self) -> None:
         if self._is_ours:

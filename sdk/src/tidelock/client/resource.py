@@ -7,7 +7,8 @@ What is raised is drawn in `tidelock.errors`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, urlencode
 
@@ -17,6 +18,7 @@ from tidelock.client.transport import Call, Transport, encode
 from tidelock.errors import NodeFailureError, Problem
 
 T = TypeVar("T")
+Part = TypeVar("Part", bound=Page[Any])  # of whatever
 
 Consistency = Literal["linearizable", "local"]
 
@@ -101,6 +103,25 @@ class Resource:
         wanted = Call(method="POST", path=path, body=encode(body), writes=True)
         return await call(self._transport, wanted, JsonOf(answer, check), **options)
 
+    async def _post_waiting(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        answer: type[T],
+        check: Callable[[T], bool] | None,
+        wait_ms: int,
+        **options: Unpack[Writing],
+    ) -> T:
+        """POST what may be answered up to `wait_ms` late. It goes on though its caller leaves."""
+        wanted = Call(method="POST", path=path, body=encode(body), writes=True, waits=wait_ms > 0)
+        asked = self._put_off(wait_ms, options)
+        return await call(self._transport, wanted, JsonOf(answer, check), **asked)
+
+    def _put_off(self, wait_ms: int, options: Writing) -> Writing:
+        """Return the options with a deadline that a wait puts off."""
+        timeout_ms = options.get("timeout_ms", self._transport.timeout_ms)
+        return {**options, "timeout_ms": timeout_ms + max(0, wait_ms)}
+
     async def _post_all(
         self, path: str, body: Mapping[str, Any], answer: type[T], **options: Unpack[Writing]
     ) -> T:
@@ -134,9 +155,19 @@ class Resource:
         wanted = Call(method="POST", path=path, body=encode(body))
         return await call(self._transport, wanted, JsonOf(answer, check), **options)
 
-    async def _delete(self, path: str, answer: type[T], **options: Unpack[Writing]) -> T:
-        wanted = Call(method="DELETE", path=path, writes=True)
-        return await call(self._transport, wanted, JsonOf(answer), **options)
+    async def _write(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        answer: type[T],
+        check: Callable[[T], bool] | None = None,
+        **options: Unpack[Writing],
+    ) -> T:
+        """PUT or DELETE."""
+        content = None if body is None else encode(body)
+        wanted = Call(method=method, path=path, body=content, writes=True)
+        return await call(self._transport, wanted, JsonOf(answer, check), **options)
 
     async def _all(
         self,
@@ -146,13 +177,25 @@ class Resource:
         **options: Unpack[Listing],
     ) -> AsyncIterator[T]:
         """Yield the items of a list, part by part."""
+        async with aclosing(self._parts(path, page, query, **options)) as parts:
+            async for part in parts:
+                for item in part.items:
+                    yield item
+
+    async def _parts(
+        self,
+        path: str,
+        page: type[Part],
+        query: Mapping[str, object],
+        **options: Unpack[Listing],
+    ) -> AsyncGenerator[Part, None]:
+        """Yield the parts of a list."""
         cursor: str | None = None
         given = {**query, "limit": options.get("page_size")}
         reading = reading_of(options)
         while True:
             part = await self._get(path, page, {**given, "cursor": cursor}, **reading)
-            for item in part.items:
-                yield item
+            yield part
             if part.next_cursor is None:
                 return
             cursor = onwards(cursor, part.next_cursor)

@@ -87,7 +87,8 @@ class Participants(Resource):
 
     async def leave(self, node_id: str, **options: Unpack[Writing]) -> Membership:
         """Let a participant leave."""
-        return await self._delete(f"/api/v1/participants/{part(node_id)}", Membership, **options)
+        path = f"/api/v1/participants/{part(node_id)}"
+        return await self._write("DELETE", path, None, Membership, **options)
 
     def list(self, **options: Unpack[Listing]) -> AsyncIterator[Participant]:
         """Iterate over all."""

@@ -281,3 +281,5 @@ def _refuse_what_is_no_number(value: object) -> None:
         case list() | tuple():
             for each in value:
                 _refuse_what_is_no_number(each)
+        case msgspec.Struct():
+            _refuse_what_is_no_number(msgspec.structs.astuple(value))
