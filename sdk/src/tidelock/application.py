@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from tidelock.allowed_hosts import AllowedHosts
 from tidelock.calls import Awaiting, Blocking, Calls
 from tidelock.client import BlockingClient
 from tidelock.errors import TidelockError
+from tidelock.participant_clocks import ParticipantClocks
 from tidelock.rm.resource import Mode, Resource
 
 
@@ -49,19 +51,26 @@ class Application:
         ca_file: str | os.PathLike[str] | None = None,
         token: str | None = None,
         insecure: bool = False,
+        propagate_to: Sequence[str] = (),
+        clocks: ParticipantClocks | None = None,
     ) -> None:
         """Take part as `application_id`, through the nodes at `addresses`.
 
         `host` is this machine's name unless given: what is in a file is undone by processes of the
         same host only. A process that names an `instance` succeeds the one that named it before.
-        The rest is as for `Client`. Connections are made at the first call.
+        `propagate_to` lists the hosts that are told of transactions, as in `AllowedHosts`; by
+        default nobody is. `clocks` are attached and merged wherever xids are
+        (docs/sdk/PROPAGATION.md of the repository). The rest is as for `Client`. Connections are
+        made at the first call.
 
         Raises:
-            ValueError, OSError: as `Client`.
+            ValueError, OSError: as `Client`; or a host is none.
         """
         self.application_id = application_id
         self.host = host or socket.gethostname()
         self.instance = instance
+        self.propagate_to: Final = AllowedHosts(propagate_to)
+        self.clocks: Final = clocks
         self.client = BlockingClient(
             addresses,
             timeout_ms=timeout_ms,
