@@ -11,20 +11,29 @@ and pass them on.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import contextlib
 import os
 import socket
 import ssl
-import threading
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from tidelock.allowed_hosts import AllowedHosts
 from tidelock.calls import Awaiting, Blocking, Calls
-from tidelock.client import BlockingClient
-from tidelock.errors import TidelockError
+from tidelock.client import BlockingClient, Client
+from tidelock.errors import ClientClosedError, TidelockError
 from tidelock.participant_clocks import ParticipantClocks
+from tidelock.rm.health import Health
 from tidelock.rm.resource import Mode, Resource
+from tidelock.rm.roster import Roster
+from tidelock.rm.runtime import DRAIN_MS, SESSION_WITHIN_MS, Runtime
+from tidelock.rm.session import Identity
+
+_AT_EXIT_MS: Final = 2_000
 
 
 class NotConfiguredError(TidelockError):
@@ -61,11 +70,13 @@ class Application:
         `propagate_to` lists the hosts that are told of transactions, as in `AllowedHosts`; by
         default nobody is. `clocks` are attached and merged wherever xids are
         (docs/sdk/PROPAGATION.md of the repository). The rest is as for `Client`. Connections are
-        made at the first call.
+        made at the first call, or when the first resource is attached.
 
         Raises:
             ValueError, OSError: as `Client`; or a host is none.
         """
+        self._roster = Roster()
+        self._runtime: Runtime | None = None
         self.application_id = application_id
         self.host = host or socket.gethostname()
         self.instance = instance
@@ -79,11 +90,11 @@ class Application:
             ca_file=ca_file,
             token=token,
             insecure=insecure,
+            on_start=self._begin,
         )
         self.blocking: Final[Calls] = Blocking(self.client)
         self.awaiting: Final[Calls] = Awaiting(self.client)
-        self._lock = threading.Lock()
-        self._resources: dict[tuple[Mode, str], Resource] = {}
+        _living.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -96,23 +107,129 @@ class Application:
     ) -> None:
         self.close()
 
-    def attach(self, resource: Resource) -> None:
-        """Have this process answer for the branches of a resource.
+    async def __aenter__(self) -> Self:
+        return self
 
-        Attaching what is attached replaces it: the newest object answers.
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def attach(self, resource: Resource) -> None:
+        """Have this process answer for the branches of a resource, from now on.
+
+        Attaching what is attached replaces it: the newest object answers. With the first one the
+        process connects to the cluster, in the background.
+
+        Raises:
+            ValueError: its id is none, or there are too many.
+            ClientClosedError
         """
-        with self._lock:
-            self._resources[resource.mode, resource.resource_id] = resource
+        self._roster.attach(resource)
+        self.client.submit(self._changed)
+
+    def detach(self, mode: Mode, resource_id: str) -> None:
+        """Answer no more for the branches of a resource; others may.
+
+        Raises:
+            ClientClosedError
+        """
+        self._roster.detach(mode, resource_id)
+        self.client.submit(self._changed)
 
     def resource(self, mode: Mode, resource_id: str) -> Resource | None:
         """Return what answers for such branches here, if anything does."""
-        with self._lock:
-            return self._resources.get((mode, resource_id))
+        return self._roster.find(mode, resource_id)
 
-    def close(self) -> None:
-        """Close the connections."""
+    async def session_id(self, calls: Calls, *, timeout_ms: int = SESSION_WITHIN_MS) -> int:
+        """Return the session of this process, which branches of LCN and XA are registered with.
+
+        It waits until the cluster knows of all resources that are attached; then it costs nothing.
+        Pass `blocking` or `awaiting` of this application.
+
+        Raises:
+            NoSessionError: no node registered this process in time.
+            ClientClosedError
+        """
+        revision = self._roster.revision
+        runtime = self._runtime
+        known = 0 if runtime is None else runtime.known_session(revision)
+        return known or await calls(lambda _: self._registered(revision, timeout_ms))
+
+    def health(self) -> Health:
+        """Return how the resource manager of this process stands. It asks nobody."""
+        runtime = self._runtime
+        return Health(resources=len(self._roster)) if runtime is None else runtime.health()
+
+    def close(self, *, drain_ms: int = DRAIN_MS) -> None:
+        """End this process's part, and return when that is done.
+
+        What the coordinator asks for and what is under way may take `drain_ms` to come to its end;
+        the session is ended, and the connections are closed.
+        """
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            with contextlib.suppress(ClientClosedError):
+                self.client.run(lambda _: runtime.close(drain_ms))
         self.client.close()
 
+    async def aclose(self, *, drain_ms: int = DRAIN_MS) -> None:
+        """As `close`, and other tasks of the caller's loop go on meanwhile."""
+        await asyncio.to_thread(self.close, drain_ms=drain_ms)
+
+    # --- on the application's own loop
+
+    def _begin(self, client: Client) -> None:
+        """A loop begins: that of this process, or of this child of it."""
+        who = Identity(self.application_id, self.host, self.instance)
+        self._runtime = Runtime(client.transport, self._roster, who)
+        self._runtime.changed()
+
+    async def _changed(self, _: Client) -> None:
+        if self._runtime is not None:
+            self._runtime.changed()
+
+    async def _registered(self, revision: int, timeout_ms: int) -> int:
+        if self._runtime is None:
+            raise ClientClosedError("the application is closed; make another one")
+        return await self._runtime.session_id(revision, timeout_ms)
+
+    # --- the ends of processes
+
+    def _after_fork(self) -> None:
+        """In the child: the parent's session stays the parent's."""
+        self._roster.after_fork()
+        if self._runtime is not None:
+            self._runtime.forsake()
+            self._runtime = None
+
+    def _at_exit(self) -> None:
+        """The interpreter ends, and nobody closed this."""
+        runtime = self._runtime
+        if runtime is not None:
+            with contextlib.suppress(Exception):
+                ending = self.client.submit(lambda _: runtime.close(_AT_EXIT_MS // 2))
+                ending.result(_AT_EXIT_MS / 1000)
+
+
+_living: Final[weakref.WeakSet[Application]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for application in list(_living):
+        application._after_fork()
+
+
+def _exit() -> None:
+    for application in list(_living):
+        application._at_exit()
+
+
+os.register_at_fork(after_in_child=_forked)
+atexit.register(_exit)
 
 _default: Application | None = None
 

@@ -38,7 +38,9 @@ class _End(enum.Enum):
 class _Engine:
     """A loop in a thread, and the client on it."""
 
-    def __init__(self, make: Callable[[], Client]) -> None:
+    def __init__(
+        self, make: Callable[[], Client], on_start: Callable[[Client], None] | None
+    ) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
@@ -47,7 +49,10 @@ class _Engine:
         self._thread.start()
 
         async def made() -> Client:
-            return make()
+            client = make()
+            if on_start is not None:
+                on_start(client)
+            return client
 
         self.client = self.run(made())
 
@@ -114,8 +119,12 @@ class BlockingClient:
         ca_file: str | os.PathLike[str] | None = None,
         token: str | None = None,
         insecure: bool = False,
+        on_start: Callable[[Client], None] | None = None,
     ) -> None:
         """Take what `Client` takes; connections are made at the first call.
+
+        `on_start` is called on the loop of the thread when that begins: at the first call, and at
+        the first one in a child process.
 
         Raises: as `Client`.
         """
@@ -136,6 +145,7 @@ class BlockingClient:
         # What cannot be is refused here, not at the first call.
         make()
         self._make = make
+        self._on_start = on_start
         self._lock = threading.Lock()
         self._engine: _Engine | None = None
         self._closed = False
@@ -259,7 +269,7 @@ class BlockingClient:
             if self._closed:
                 raise ClientClosedError("the client is closed; make another one")
             if self._engine is None:
-                self._engine = _Engine(self._make)
+                self._engine = _Engine(self._make, self._on_start)
             return self._engine
 
     def _after_fork(self) -> None:

@@ -139,6 +139,11 @@ class Client:
         await self._transport.close()
 
     @property
+    def transport(self) -> Transport:
+        """The connections to the nodes, for what of the SDK is no request: the channel."""
+        return self._transport
+
+    @property
     def nodes(self) -> list[str]:
         """The addresses of the nodes that are known, in the order in which they are asked."""
         return [str(url) for url in self._transport.nodes.in_order()]

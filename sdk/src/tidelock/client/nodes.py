@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -72,11 +73,17 @@ class Nodes:
         """Whether a node failed lately."""
         return bool(self._avoided)
 
-    def in_order(self) -> list[URL]:
-        """Return all nodes, best first: who did not fail lately, then who is healthy."""
+    def in_order(self, *, spread: bool = False) -> list[URL]:
+        """Return all nodes, best first: who did not fail lately, then who is healthy.
+
+        With `spread` those that are equally good come in any order, so that many processes whose
+        connections stay are not all at the same node.
+        """
         now = self._now()
         self._avoided = {url: ends for url, ends in self._avoided.items() if ends > now}
-        known = dict.fromkeys([*self._given, *self._named])
+        known = [*dict.fromkeys([*self._given, *self._named])]
+        if spread:
+            random.shuffle(known)
         return sorted(known, key=lambda url: (url in self._avoided, url not in self._healthy))
 
     def avoid(self, url: URL) -> None:

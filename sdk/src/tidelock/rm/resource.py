@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -95,4 +95,18 @@ class Resource(Protocol):
 
     async def clean(self, ended: Sequence[BranchCall]) -> None:
         """Forget the guards (undo rows, fences, tombstones) of branches whose xid is finished."""
+        ...
+
+
+@runtime_checkable
+class SessionBound(Protocol):
+    """What a resource has besides when its branches end with the session of the process (LCN)."""
+
+    async def session_lost(self, session_id: int) -> None:
+        """The session has ended: roll back what was begun in it.
+
+        Except what belongs to a transaction that is committed, as `GET /api/v1/transactions/{xid}`
+        says. Nothing is asked of this process, and no session is given out, before it returns,
+        for up to 30 s.
+        """
         ...

@@ -1,0 +1,99 @@
+"""The moments at which a process that takes part in transactions may die, by name.
+
+Before and after every write there is one::
+
+    reached("at.before-register")
+
+In production this compares with None and goes on. `TIDELOCK_CRASH_AT=at.before-register` in the
+environment of a process has it killed there, as by `kill -9`; `at.before-register:3` when it comes
+there for the third time. A test that is in the process itself, or that breaks something else in
+that moment (a connection, the node that leads), watches with `watched`.
+
+Every name stands in `POINTS`, so that a test can go through them all. A new one gets a row there:
+names in the code and rows are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final
+
+VARIABLE: Final = "TIDELOCK_CRASH_AT"
+
+POINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # The runtime of resource managers (tidelock.rm)
+        "rm.before-register": "A connection is open; the session is not asked for or taken along.",
+        "rm.after-register": "The cluster has the session, and nobody here knows its number yet.",
+        "rm.before-call": "The coordinator asks for a branch, and nothing of it is done.",
+        "rm.after-call": "The branch is committed, rolled back or cleaned; nobody was told.",
+        "rm.after-answer": "The answer is on its way.",
+        "rm.before-lost": "The session has ended, and what ends with it is still there.",
+        "rm.after-lost": "What ended with the session is gone; the new one is not used yet.",
+        "rm.before-leave": "No call is under way any more; the session waits to be ended.",
+    }
+)
+"""Each name with what holds in that moment."""
+
+
+class _Armed:
+    """The point at which this process dies."""
+
+    def __init__(self, setting: str) -> None:
+        """Raises: ValueError: there is no such point, or the number is none."""
+        self.name, _, number = setting.partition(":")
+        _check(self.name)
+        self._left = int(number or "1")
+        if self._left < 1:
+            raise ValueError(f"{VARIABLE}={setting}: behind the colon stands 1 or more")
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> None:
+        if name != self.name:
+            return
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                os.write(2, f"killed at {name}\n".encode())
+                die()
+
+
+def reached(name: str) -> None:
+    """Go on, unless a test wants something to happen here."""
+    if _at is not None:
+        _at(name)
+
+
+@contextmanager
+def watched(at: Callable[[str], None]) -> Iterator[None]:
+    """Have `at` called with the name of every point that this process reaches, in its threads.
+
+    What it raises is raised there. One watcher at a time.
+    """
+    global _at  # noqa: PLW0603 (a process dies once)
+    before, _at = _at, at
+    try:
+        yield
+    finally:
+        _at = before
+
+
+def die() -> None:
+    """End this process as `kill -9` does: nothing is flushed, closed or said."""
+    if hasattr(signal, "SIGKILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(137)
+
+
+def _check(name: str) -> None:
+    """Raises: ValueError"""
+    if name not in POINTS:
+        raise ValueError(f"{name!r} is no crash point; tidelock.crash_points.POINTS lists them")
+
+
+_at: Callable[[str], None] | None = _Armed(os.environ[VARIABLE]) if VARIABLE in os.environ else None
