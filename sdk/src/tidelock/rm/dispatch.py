@@ -305,25 +305,33 @@ async def _asked(resource: Resource, question: Question) -> Answer:
     Raises: what the resource raises; TypeError: what it returns answers something else.
     """
     call = question.calls[0]
-    returned: object
     match question.kind:
         case CallKind.COMMIT:
-            returned = await resource.commit(call)
+            returned: object = await resource.commit(call)
         case CallKind.ROLLBACK:
             returned = await resource.rollback(call)
         case CallKind.STATUS:
             returned = await resource.status(call)
         case CallKind.CLEAN:
             await resource.clean(question.calls)
-            return Answer(status=Cleaning.CLEANED)
-    if isinstance(returned, BranchStatus):
-        returned = Answer(status=returned)
-    elif isinstance(returned, PhaseTwoResult):
+            returned = Cleaning.CLEANED
+    answer = _answer_from(question.kind, returned)
+    if answer is None:
+        what = f"{type(resource).__name__} answers {question.kind} with {returned!r:.80}"
+        raise TypeError(what)
+    return answer
+
+
+def _answer_from(kind: CallKind, returned: object) -> Answer | None:
+    """Return what a resource returned as an answer; None when it answers something else."""
+    if isinstance(returned, PhaseTwoResult) and returned.status in RESULTS[kind]:
         detail = returned.detail[:GREATEST_DETAIL]
-        returned = Answer(status=returned.status, detail=detail, not_found=returned.not_found)
-    if not isinstance(returned, Answer) or returned.status not in RESULTS[question.kind]:
-        raise TypeError(f"{type(resource).__name__} answers {question.kind} with {returned!r:.80}")
-    return returned
+        return Answer(status=returned.status, detail=detail, not_found=returned.not_found)
+    if isinstance(returned, BranchStatus) and kind is CallKind.STATUS:
+        return Answer(status=returned)
+    if isinstance(returned, Cleaning) and kind is CallKind.CLEAN:
+        return Answer(status=returned)
+    return None
 
 
 def _not_now(kind: CallKind, why: str) -> Answer:

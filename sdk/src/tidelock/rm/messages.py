@@ -211,6 +211,7 @@ class _Head(msgspec.Struct, frozen=True, rename="camel"):
 _heard: Final = msgspec.json.Decoder(Welcome | Asked | Complaint | GoElsewhere)
 _head: Final = msgspec.json.Decoder(_Head)
 _BEGINS: Final = re.compile(rb'\{"type":"([a-z-]+)","requestId":([0-9]{1,16}),')
+_CALLS: Final = frozenset(map(str, CallKind))
 _OTHERS: Final = frozenset({"welcome", "error", "go-elsewhere"})
 
 
@@ -221,18 +222,25 @@ def decode(text: bytes) -> Heard:
         ValueError: no node says this.
     """
     try:
-        return _heard.decode(text)
+        try:
+            heard: Heard = _heard.decode(text)
+            return heard
+        except msgspec.ValidationError as error:
+            head = _head.decode(text)
+            return _without_its_parts(head, error)
     except RecursionError:
         # The data of one branch must not end the channel for all.
         begins = _BEGINS.match(text)
-        if begins is None or begins[1].decode() not in {*CallKind}:
+        if begins is None or begins[1].decode() not in _CALLS:
             raise ValueError("it is nested too deeply") from None
-        kind = CallKind(begins[1].decode())
-        return Unreadable(kind, int(begins[2]), "its data is nested too deeply")
-    except msgspec.ValidationError as error:
-        head = _head.decode(text)
-        if head.type in {*CallKind} and head.request_id is not None:
-            return Unreadable(CallKind(head.type), head.request_id, str(error))
-        if head.type in {*CallKind} or head.type in _OTHERS:
-            raise
-        return Unknown(head.type)
+        why = "its data is nested too deeply"
+        return Unreadable(CallKind(begins[1].decode()), int(begins[2]), why)
+
+
+def _without_its_parts(head: _Head, error: msgspec.ValidationError) -> Heard:
+    """Raises: ValueError"""
+    if head.type in _CALLS and head.request_id is not None:
+        return Unreadable(CallKind(head.type), head.request_id, str(error))
+    if head.type in _CALLS or head.type in _OTHERS:
+        raise error
+    return Unknown(head.type)

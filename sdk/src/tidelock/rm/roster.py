@@ -24,10 +24,10 @@ class Roster:
             ValueError: its id is none, or there are too many.
         """
         resource_id = resource.resource_id
-        if not 0 < len(resource_id.encode()) < GREATEST_RESOURCE_BYTES:
+        if not 0 < len(resource_id.encode()) <= GREATEST_RESOURCE_BYTES:
             raise ValueError(
                 f"{resource_id[:80]!r} is no id of a resource: it has 1 to "
-                f"{GREATEST_RESOURCE_BYTES - 1} bytes"
+                f"{GREATEST_RESOURCE_BYTES} bytes"
             )
         key = (resource.mode, resource_id)
         with self._lock:

@@ -397,7 +397,7 @@ def _question(asked: Asked) -> Question:
         owner_gone=asked.owner_gone,
     )
     kind = KIND_OF[type(asked)]
-    calls = (first,)
+    calls: tuple[BranchCall, ...] = (first,)
     if kind is CallKind.CLEAN and asked.branches:
         calls = tuple(
             msgspec.structs.replace(first, xid=each.xid, branch_id=each.branch_id)
