@@ -30,7 +30,6 @@ from statemachine.outcomes import (
 )
 from statemachine.tickets import get_ticket
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.coroutines import SimulatedLoop
 from tests.simulation.world import Violation
 
 TIMEOUT_S = 3.0
@@ -91,7 +90,7 @@ class _Desk:
     """Where requests wait at one incarnation of a node: its change feed is the product's."""
 
     engine: Engine
-    loop: SimulatedLoop
+    loop: asyncio.AbstractEventLoop
     feed: ChangeFeed
 
 
@@ -110,10 +109,11 @@ class Callers:
     def _open_desk(self, name: str) -> None:
         engine = self._cluster.nodes[name].engine
         assert engine is not None
-        loop = SimulatedLoop(self._world, self._cluster.nodes[name].process)
+        loop = self._cluster.nodes[name].process.loop
+        assert loop is not None
         feed = ChangeFeed(engine.machine_store, lambda: engine.machine.applied_position)
         self._desks[name] = _Desk(engine, loop, feed)
-        engine.notices.on_applied.append(lambda: loop.inside(feed.on_applied))
+        engine.notices.on_applied.append(feed.on_applied)
 
     def feed(self, name: str) -> ChangeFeed:
         """Return the change feed of a node that is up."""
@@ -282,7 +282,7 @@ class Callers:
             self._failed(call, on_end)
 
         process = self._cluster.nodes[name].process
-        desk.loop.start(desk.feed.settled(ticket)).add_done_callback(settled)
+        desk.loop.create_task(desk.feed.settled(ticket)).add_done_callback(settled)
         self._world.at_node(process, call.wait_s + TIMEOUT_S, pass_deadline)
 
     def _undo(self, call: Call, name: str) -> None:

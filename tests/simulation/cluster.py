@@ -12,6 +12,7 @@ from node.consensus.journal import JournalSettings
 from node.consensus.journal_format import JournalDamagedError
 from node.consensus.membership import Configuration
 from node.consensus.settings import EngineSettings
+from tests.simulation.coroutines import SimulatedLoop
 from tests.simulation.disk import Files, SimulatedDisk
 from tests.simulation.network import Network
 from tests.simulation.storage import SimulatedStorage, StateMedium
@@ -64,6 +65,8 @@ class SimulatedCluster:
         """The last entry that any node has applied."""
         self.leader_of_term: dict[int, str] = {}
         self._configuration: Configuration | None = None
+        self._loops: list[SimulatedLoop] = []
+        """Of all incarnations: what a dead one left waiting must not be cleaned up in between."""
         self.on_started: list[Callable[[str], None]] = []
         self.on_died: list[Callable[[str], None]] = []
         self.on_first_applied: list[Callable[[Engine, int], None]] = []
@@ -102,6 +105,9 @@ class SimulatedCluster:
         node.process.up = True
         node.process.paused = False
         node.process.held.clear()
+        loop = SimulatedLoop(self.world, node.process)
+        self._loops.append(loop)
+        node.process.loop = loop.as_loop
         self.world.run_now(node.process, lambda: self._boot(name, node, bootstrap))
 
     def _boot(self, name: str, node: Node, bootstrap: bool) -> None:

@@ -19,7 +19,7 @@ from node.delivery.driver import Driver, DriverLimits
 from node.delivery.native import NativeStyle
 from scripts.tidelock_scripts.chaos.branch_effects import BranchEffects
 from statemachine.store import DamagedStateError
-from statemachine.transactions.rows import RetryRule
+from tests.simulation.channels import SimulatedChannels
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.world import Process, SimulatedRuntime, Violation, World
 
@@ -30,9 +30,7 @@ TIMEOUT_S = 1.0
 """How long a driver waits for a participant."""
 
 GLOBAL_TIMEOUT_MS = 8_000
-_CLIENT_S = 3.0
-_TIMERS_S = 0.2
-_RULE = RetryRule(interval_ms=100, greatest_interval_ms=800)
+"""The longest that a transaction of the clients may stay undecided."""
 
 
 @dataclass(slots=True)
@@ -133,11 +131,17 @@ class Drivers:
     """
 
     def __init__(
-        self, cluster: SimulatedCluster, reach: Callable[[str], Reach] = lambda _name: nowhere
+        self,
+        cluster: SimulatedCluster,
+        reach: Callable[[str], Reach] = lambda _name: nowhere,
+        channels: SimulatedChannels | None = None,
     ) -> None:
-        """`reach` gives each node's driver what to do at its crash points."""
+        """`reach` gives each node's driver what to do at its crash points; None for `channels`:
+        no resource manager can connect.
+        """
         self._cluster = cluster
         self._reach = reach
+        self._channels = channels
         self.hosts: dict[str, Callable[[BranchRequest], Reply | None]] = {}
         self.healed = False
         """Nothing is delivered late any more."""
@@ -153,17 +157,20 @@ class Drivers:
         assert engine is not None
         runtime = SimulatedRuntime(cluster.world, process)
         sender = SimulatedSender(cluster.world, process, self)
+        managers = None if self._channels is None else self._channels.of(name).calls
         driver = Driver(
             engine,
             runtime,
             sender,
-            NobodyConnected(runtime),
+            managers or NobodyConnected(runtime),
             {"": NativeStyle()},
             DriverLimits(calls=32, calls_per_host=16),
             Alerts(sender, ""),
             _damaged,
             self._reach(name),
         )
+        if managers is not None:
+            managers.on_wake = driver.wake
         driver.start()
 
 

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 
 from tests.simulation.bank import BankClients
 from tests.simulation.calls import Callers
+from tests.simulation.channels import SimulatedChannels
 from tests.simulation.checks import check
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.driving import Drivers
+from tests.simulation.defining import DefinitionClients
+from tests.simulation.driving import GLOBAL_TIMEOUT_MS, Drivers
 from tests.simulation.faults import Faults
 from tests.simulation.housekeeping import SimulatedHousekeeping
 from tests.simulation.locking import LockClients
+from tests.simulation.managing import ResourceManagers
+from tests.simulation.objects import ObjectClients
 from tests.simulation.recorder import Recorder
 from tests.simulation.sequences import SequenceClients
 from tests.simulation.transacting import TransactionClients
@@ -30,7 +34,23 @@ from tests.simulation.world import Violation, World
 HEALED_WITHIN_S = 60.0
 """Liveness: after the last fault, everybody agrees again within this time."""
 
-CLIENTS = ("locks", "sequences", "vectors", "proposals", "watch", "transactions", "bank")
+RESOLVED_WITHIN_S = 30.0
+"""No transaction is unresolved so long after the later of healing and its own timeout."""
+
+_LOOK_EVERY_S = 0.25
+
+CLIENTS = (
+    "locks",
+    "sequences",
+    "vectors",
+    "proposals",
+    "watch",
+    "transactions",
+    "bank",
+    "managers",
+    "definitions",
+    "objects",
+)
 """Who may take part beside those of events and of the oracle."""
 
 MIXES: tuple[tuple[str, ...], ...] = (
@@ -39,8 +59,9 @@ MIXES: tuple[tuple[str, ...], ...] = (
     ("sequences", "vectors"),
     ("locks", "sequences"),
     ("vectors", "watch"),
-    ("proposals", "watch"),
+    ("proposals", "watch", "objects"),
     ("transactions", "bank"),
+    ("managers", "definitions"),
 )
 """Which clients take part: the seeds go through them in turn."""
 
@@ -99,15 +120,24 @@ class _Run:
         cluster, callers = self.cluster, self._callers
         housekeeping = SimulatedHousekeeping(cluster)
         recorder = Recorder(cluster)
-        drivers = functools.cache(lambda: Drivers(cluster))
+        channels = SimulatedChannels(cluster) if "managers" in mix else None
+        drivers = functools.cache(lambda: Drivers(cluster, channels=channels))
+
+        def managers() -> Clients:
+            assert channels is not None
+            return ResourceManagers(cluster, callers, channels, drivers())
+
         makers: dict[str, Callable[[], Clients]] = {
             "locks": lambda: LockClients(cluster, callers, recorder),
             "sequences": lambda: SequenceClients(cluster, callers),
             "vectors": lambda: VectorClients(cluster, callers),
+            "objects": lambda: ObjectClients(cluster, callers),
             "proposals": lambda: ProposalClients(cluster, rate_per_s=2.0),
             "watch": lambda: WatchClients(cluster, callers, recorder, housekeeping),
             "transactions": lambda: TransactionClients(cluster, callers, drivers()),
             "bank": lambda: BankClients(cluster, callers, drivers()),
+            "managers": managers,
+            "definitions": lambda: DefinitionClients(cluster, callers, drivers()),
         }
         return [makers[name]() for name in mix]
 
@@ -129,6 +159,7 @@ class _Run:
         self._workload.running = False
         for clients in self._clients:
             clients.stop()
+        self._check_resolved()
         world.run_until(world.now + 8.0)
         cluster.wait_for(self._is_at_rest, HEALED_WITHIN_S, "all nodes agree, nobody waits")
         for name in cluster.names:
@@ -150,6 +181,18 @@ class _Run:
             HEALED_WITHIN_S,
             "new events are acknowledged after everything healed",
         )
+
+    def _check_resolved(self) -> None:
+        """What clients have begun is over in time, whatever its own timeout is."""
+        world = self.world
+        ends_at = world.now + GLOBAL_TIMEOUT_MS / 1000 + RESOLVED_WITHIN_S
+        while not all(clients.at_rest() for clients in self._clients):
+            if world.now >= ends_at:
+                busy = [type(each).__name__ for each in self._clients if not each.at_rest()]
+                raise Violation(
+                    f"not within {RESOLVED_WITHIN_S} s after its timeout: {', '.join(busy)} rest"
+                )
+            world.run_until(world.now + _LOOK_EVERY_S)
 
     def _is_at_rest(self) -> bool:
         return (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,12 @@ import statemachine.machine
 import tests.simulation.locking
 from api.cluster import ChangePage
 from node.change_feed import ChangeFeed
+from node.delivery.calls import Answer as CallAnswer
+from node.delivery.calls import Verdict
 from node.delivery.due_work import DueWork
+from node.delivery.managers import ManagerCall
+from node.delivery.relay import ManagerReply
+from node.delivery.relay import Outcome as WayOutcome
 from statemachine import changes, sequences
 from statemachine.change_log import ChangeLog
 from statemachine.commands import AdvanceSequence
@@ -23,12 +29,17 @@ from statemachine.machine import Machine
 from statemachine.outcomes import Applied, Outcome, Position, SequenceAdvanced
 from statemachine.positions import Position as LogPosition
 from statemachine.timers import TimerKind
-from statemachine.transactions import desk, planning
+from statemachine.transactions import channel_binding, desk, held_branches, planning
+from statemachine.transactions.planning import Call, Operation
 from statemachine.transactions.row_locks import RowLocks
+from statemachine.transactions.rows import Branch, Global
+from statemachine.transactions.state_language.judging import Judge, Judgement
+from statemachine.transactions.statuses import BRANCH_ENDED
 from statemachine.vector_histories import History
 from statemachine.vectors import VectorClocks
 from statemachine.write_buffer import WriteBuffer
 from tests.simulation.run import run_seed
+from tidelock.clocks import DottedVersionVectorSet
 
 SEEDS = range(4)
 FAULTS_S = 12.0
@@ -44,7 +55,19 @@ def found(*mix: str, seeds: range = SEEDS) -> str:
 
 
 @pytest.mark.parametrize(
-    "mix", ["locks", "sequences", "vectors", "proposals", "watch", "transactions", "bank"]
+    "mix",
+    [
+        "locks",
+        "sequences",
+        "vectors",
+        "proposals",
+        "watch",
+        "transactions",
+        "bank",
+        "managers",
+        "definitions",
+        "objects",
+    ],
 )
 def test_without_a_bug_nothing_is_found(mix: str) -> None:
     assert found(mix, seeds=SEEDS[:2]) == ""
@@ -115,7 +138,7 @@ def test_leases_that_never_end_by_themselves_are_found(monkeypatch: pytest.Monke
             fire(self, due_ms, kind, timer_id, place)
 
     monkeypatch.setattr(Machine, "_fire", forget)
-    assert "nobody waits" in found("locks")
+    assert "LockClients rest" in found("locks")
 
 
 @pytest.mark.parametrize(("by", "what"), [(1, "violated"), (-1, "no number twice")])
@@ -155,6 +178,20 @@ def test_an_order_that_is_claimed_for_concurrent_events_is_found(
 
     monkeypatch.setattr(VectorClocks, "_next", knowing)
     assert found("vectors").startswith("vectors tell causes")
+
+
+def test_a_write_that_takes_the_place_of_what_nobody_had_read_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    update = DottedVersionVectorSet.update
+
+    def last_wins(
+        self: DottedVersionVectorSet[bytes], _context: object, value: bytes, participant: str
+    ) -> DottedVersionVectorSet[bytes]:
+        return update(self, self.context(), value, participant)
+
+    monkeypatch.setattr(DottedVersionVectorSet, "update", last_wins)
+    assert found("objects").startswith("what nobody had read stays")
 
 
 def test_a_vote_against_the_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +256,66 @@ def test_a_leader_that_does_not_go_on_with_what_it_finds_is_found(
 ) -> None:
     monkeypatch.setattr(DueWork, "_read", lambda _self, _elapsed_ms: None)
     assert found("transactions").startswith("not within")
+
+
+def test_a_commit_without_the_work_of_a_lost_session_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An open connection that died with its process cannot be committed any more."""
+
+    def forget(_reader: object, _branches: object) -> None:
+        return None
+
+    def done(_desk: object, _session_id: int, _place: int) -> bool:
+        return False
+
+    gone = ManagerCall._unreached
+
+    def committed(self: ManagerCall) -> CallAnswer:
+        return CallAnswer(Verdict.DONE) if self._owner_gone else gone(self)
+
+    monkeypatch.setattr(channel_binding, "first_lost", forget)
+    monkeypatch.setattr(held_branches, "lose", done)
+    monkeypatch.setattr(ManagerCall, "_unreached", committed)
+    assert "is COMMITTED and" in found("managers")
+
+
+def test_a_manager_that_did_not_answer_and_is_taken_for_done_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = ManagerCall._of
+
+    def believe(self: ManagerCall, reply: ManagerReply) -> CallAnswer:
+        if reply.outcome is WayOutcome.TIMEOUT:
+            return CallAnswer(Verdict.DONE)
+        return judge(self, reply)
+
+    monkeypatch.setattr(ManagerCall, "_of", believe)
+    assert re.search(r"is to be forgotten and stands open|is [A-Z_]+ and", found("managers"))
+
+
+def test_a_call_that_nobody_knows_of_and_that_is_not_undone_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing_was_done(
+        _self: Judge, failure_type: str, message: str, *, refused: bool
+    ) -> Judgement:
+        return Judgement("FA", failure_type, message, refused)
+
+    monkeypatch.setattr(Judge, "failed", nothing_was_done)
+    assert "ROLLED_BACK and there are" in found("definitions")
+
+
+def test_calls_of_a_definition_that_are_undone_in_the_wrong_order_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    roll_back = planning._roll_back
+
+    def forward(row: Global, branches: Sequence[Branch]) -> list[Call]:
+        if row.program != planning.Program.STATE_MACHINE:
+            return roll_back(row, branches)
+        left = [branch for branch in branches if branch.status not in BRANCH_ENDED]
+        return [Call(branch, Operation.ROLLBACK) for branch in left[:1]]
+
+    monkeypatch.setattr(planning, "_roll_back", forward)
+    assert "was undone before" in found("definitions")

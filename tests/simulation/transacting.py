@@ -28,7 +28,13 @@ from statemachine.transactions.rows import Calls, Global, RetryRule, get_branche
 from statemachine.transactions.statuses import ENDED, Mode
 from tests.simulation.calls import Call, Callers
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.driving import LOCAL, Drivers, Participants, members_of
+from tests.simulation.driving import (
+    GLOBAL_TIMEOUT_MS,
+    LOCAL,
+    Drivers,
+    Participants,
+    members_of,
+)
 from tests.simulation.world import Violation
 
 PROGRAMS = ("SAGA", "SAGA", "TCC", "MESSAGE", "CLIENT")
@@ -96,7 +102,7 @@ class TransactionClients:
             name="",
             program=program,
             steps=tuple(steps(rng, program)),
-            timeout_ms=rng.choice((0, 8_000, 1_500)),
+            timeout_ms=rng.choice((0, GLOBAL_TIMEOUT_MS, 1_500)),
             wait_ms=0,
             in_order=rng.random() < 0.2 and program == "TCC",
             compensate_failed=rng.random() < 0.2,

@@ -7,6 +7,7 @@ events wait, a dead one's are dropped.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import random
 from collections.abc import Callable
@@ -36,6 +37,8 @@ class Process:
     monotonic_offset_s: float = 0.0
     drift: float = 1.0
     wall_offset_ms: int = 0
+    loop: asyncio.AbstractEventLoop | None = None
+    """Where coroutines of this incarnation run."""
 
 
 class _LibraryRandom:
@@ -85,11 +88,14 @@ class World:
     def run_now(self, process: Process, callback: Callable[[], None]) -> None:
         """Run `callback` as `process`, which is up."""
         before, self._current = self._current, process
+        loop_before = asyncio._get_running_loop()
+        asyncio._set_running_loop(process.loop)
         try:
             callback()
         except ProcessStopped as stopped:
             self.on_process_stopped(process, str(stopped))
         finally:
+            asyncio._set_running_loop(loop_before)
             self._current = before
 
     def resume(self, process: Process) -> None:
