@@ -24,6 +24,7 @@ LEAST = (
     ("watch", "changes told", 1_000),
     ("transactions", "committed", 20),
     ("bank", "committed", 5),
+    ("dtm", "committed", 10),
 )
 """A run in which a workload does less would mean little."""
 

@@ -9,7 +9,8 @@ from typing import Any
 from aiohttp import web
 
 Answer = Callable[[str, str, int], int | None]
-"""Given path, xid and branch id, returns a status, or None for an answer that nobody hears."""
+"""Given path, xid or gid, and branch id of our own protocol, returns a status, or None for an
+answer that nobody hears."""
 
 
 class ParticipantServer:
@@ -22,7 +23,7 @@ class ParticipantServer:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_post("/{path:.*}", self._serve)
+        app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -42,7 +43,9 @@ class ParticipantServer:
         headers = request.headers
         branch_id = int(headers.get("Tidelock-Branch-Id", "0"))
         path = request.match_info["path"]
-        status = self._answer(path, headers.get("X-Tx-Xid", ""), branch_id)
+        # DTM's protocol says in the query what ours says in headers.
+        xid = headers.get("X-Tx-Xid") or request.query.get("gid", "")
+        status = self._answer(path, xid, branch_id)
         if status is None:
             transport = request.transport
             if transport is not None:

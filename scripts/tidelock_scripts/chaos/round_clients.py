@@ -56,6 +56,8 @@ class Round:
     client: ClusterClient
     nodes: Sequence[str]
     seed: int
+    dtm_urls: Mapping[str, str]
+    """Where each node serves DTM's protocol."""
 
 
 class RoundClients(abc.ABC):

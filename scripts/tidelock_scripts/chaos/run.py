@@ -153,11 +153,13 @@ async def _rounds(
     terminal: Terminal,
 ) -> None:
     count = max(1, round(options.seconds / GREATEST_ROUND_S))
+    nodes = scene.network.nodes
+    dtm_urls = {node_id: scene.cluster.place(node_id).dtm_url for node_id in nodes}
     for number in range(1, count + 1):
-        of_round = Round(f"round-{number}", scene.client, scene.network.nodes, options.seed)
+        of_round = Round(f"round-{number}", scene.client, nodes, options.seed, dtm_urls)
         clients: list[RoundClients] = []
         try:
-            begin = await mark(scene.client, scene.network.nodes[0], of_round.name)
+            begin = await mark(scene.client, nodes[0], of_round.name)
             addresses = list(scene.cluster.addresses.values())
             clients = make_clients(options.workloads, of_round, addresses, begin)
             recorder = Watchers(addresses, 1, begin)

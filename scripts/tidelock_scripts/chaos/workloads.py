@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from scripts.tidelock_scripts.chaos.bank_clients import BankClients
+from scripts.tidelock_scripts.chaos.dtm_clients import DtmClients
 from scripts.tidelock_scripts.chaos.event_clients import EventClients
 from scripts.tidelock_scripts.chaos.lock_clients import LockClients
 from scripts.tidelock_scripts.chaos.oracle_clients import OracleClients
@@ -26,6 +27,7 @@ WORKLOADS = (
     "watch",
     "transactions",
     "bank",
+    "dtm",
 )
 
 _CLIENTS_ALONE = 3
@@ -62,5 +64,6 @@ def make_clients(
         "watch": lambda: WatchClients(of_round, count, addresses, begin),
         "transactions": lambda: TransactionClients(of_round, count),
         "bank": lambda: BankClients(of_round, 2 * count),
+        "dtm": lambda: DtmClients(of_round, 2 * count),
     }
     return [makers[name]() for name in names]
