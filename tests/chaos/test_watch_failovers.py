@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from scripts.tidelock_scripts.chaos.numbered_events import NumberedWatcher, NumberedWriter
 from scripts.tidelock_scripts.chaos.watch_checks import position_of
 from scripts.tidelock_scripts.chaos.watch_clients import mark
 from scripts.tidelock_scripts.event_source import Event, Watch
 from scripts.tidelock_scripts.events import EVENT_PATH, list_events
+from scripts.tidelock_scripts.processes import anonymous_memory_bytes
 from tests.integration.running_cluster import WITHIN_S, RunningCluster, running
 
 WATCHERS = 12
@@ -24,6 +26,12 @@ FAILOVERS = 2
 LONG_WATCHERS = 100
 LONG_FAILOVERS = 40
 WRITERS = 6
+FULL_RATE_PER_S = 2_000
+RATE_PER_S = 400
+SLOW_WATCHERS = 8
+MIB = 1 << 20
+GREATEST_GROWTH_MIB = 96
+"""Of a node's memory while watchers read nothing: what they do not take would be more."""
 BETWEEN_S = 1.0
 LONGEST_STANDSTILL_S = 2.5
 
@@ -66,16 +74,26 @@ async def write(cluster: RunningCluster, number: int, acknowledged: list[str]) -
 
 async def fail_over(cluster: RunningCluster, times: int, chance: random.Random) -> None:
     for number in range(times):
-        leader = await cluster.leader()
-        if number % 2:
-            cluster.nodes.pause(leader)
-            await asyncio.sleep(chance.uniform(0.5, LONGEST_STANDSTILL_S))
-            cluster.nodes.resume(leader)
-        else:
-            await cluster.scene.kill([leader])
-            await asyncio.sleep(chance.uniform(0.1, 1.0))
-        await cluster.recover()
+        await (pause_leader if number % 2 else kill_leader)(cluster, chance)
         await asyncio.sleep(BETWEEN_S)
+
+
+async def kill_leader(cluster: RunningCluster, chance: random.Random) -> None:
+    await kill(cluster, await cluster.leader(), chance)
+
+
+async def kill(cluster: RunningCluster, node_id: str, chance: random.Random) -> None:
+    await cluster.scene.kill([node_id])
+    await asyncio.sleep(chance.uniform(0.1, 1.0))
+    await cluster.recover()
+
+
+async def pause_leader(cluster: RunningCluster, chance: random.Random) -> None:
+    leader = await cluster.leader()
+    cluster.nodes.pause(leader)
+    await asyncio.sleep(chance.uniform(0.5, LONGEST_STANDSTILL_S))
+    cluster.nodes.resume(leader)
+    await cluster.recover()
 
 
 async def all_have_reached(watches: Sequence[Watch], position: str) -> None:
@@ -134,3 +152,107 @@ async def test_watchers_are_told_the_log_exactly_when_leaders_die_and_stand_stil
 @pytest.mark.timeout(3_600)
 async def test_a_hundred_watchers_are_told_the_same_over_forty_failovers(tmp_path: Path) -> None:
     await watch_failovers(tmp_path / "cluster", watchers=LONG_WATCHERS, failovers=LONG_FAILOVERS)
+
+
+# --- at a steady rate, all watchers at one node, some of which read nothing
+
+
+class Memory:
+    """What the nodes' memory came to; a node that was started again begins anew."""
+
+    def __init__(self, cluster: RunningCluster) -> None:
+        self._cluster = cluster
+        self._first: dict[int, float] = {}
+        self.greatest_growth_mib = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for node_id in self._cluster.nodes.places:
+                process = self._cluster.nodes.process(node_id)
+                if process is not None:
+                    self._look_at(process.pid)
+
+    def _look_at(self, pid: int) -> None:
+        try:
+            mib = anonymous_memory_bytes(pid) / MIB
+        except OSError:
+            return  # it was killed just now
+        growth_mib = mib - self._first.setdefault(pid, mib)
+        self.greatest_growth_mib = max(self.greatest_growth_mib, growth_mib)
+
+
+async def watch_at_a_rate(
+    data_dir: Path, *, watchers: int, per_second: int, failovers: int, calm_s: float
+) -> None:
+    chance = random.Random(secrets.randbelow(1 << 31))
+    async with running(data_dir, TIDELOCK_WATCH_HEARTBEAT_MS="500") as cluster:
+        leader = await cluster.leader()
+        # All of them at one follower; when that is gone, all at the next one.
+        order = [*cluster.others(leader), leader]
+        ports = [cluster.nodes.place(node_id).api_port for node_id in order]
+        readers = [NumberedWatcher(ports) for _ in range(watchers)]
+        slow = [NumberedWatcher(ports, reads=False) for _ in range(SLOW_WATCHERS)]
+        for each in (*readers, *slow):
+            await each.start()
+        writer = NumberedWriter(cluster.client, order, per_second)
+        memory = Memory(cluster)
+        begun = time.monotonic()
+        writing = asyncio.create_task(writer.run())
+        watching = asyncio.create_task(memory.watch())
+        for number in range(failovers):
+            await asyncio.sleep(calm_s)
+            if number % 3 == 2:
+                # All who watch go on at another node, at once.
+                await kill(cluster, order[ports.index(readers[0].port)], chance)
+            else:
+                await (pause_leader if number % 3 else kill_leader)(cluster, chance)
+        await asyncio.sleep(calm_s)
+        writer.end()
+        await writing
+        elapsed_s = time.monotonic() - begun
+        watching.cancel()
+        for each in slow:
+            each.begin_to_read()
+        await told_all([*readers, *slow], writer.sent)
+        for each in (*readers, *slow):
+            each.close()
+    print(
+        f"{watchers} watchers of one node and {SLOW_WATCHERS} that did not read: {writer.sent} "
+        f"events in {elapsed_s:.0f} s, {writer.sent / elapsed_s:.0f} a second, {failovers} "
+        f"failovers, {sum(each.connections for each in readers)} connections, memory of a node "
+        f"grew by {memory.greatest_growth_mib:.0f} MiB"
+    )
+    assert [wrong for each in (*readers, *slow) for wrong in each.wrong] == []
+    assert all(each.connections > 1 for each in readers)
+    assert memory.greatest_growth_mib < GREATEST_GROWTH_MIB
+
+
+async def told_all(watchers: Sequence[NumberedWatcher], sent: int) -> None:
+    ends_at = time.monotonic() + 4 * WITHIN_S
+    while any(watcher.seen < sent and not watcher.wrong for watcher in watchers):
+        assert time.monotonic() < ends_at, sorted({watcher.seen for watcher in watchers})
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(240)
+async def test_watchers_of_one_node_miss_and_repeat_nothing_at_a_steady_rate(
+    tmp_path: Path,
+) -> None:
+    await watch_at_a_rate(
+        tmp_path / "cluster", watchers=20, per_second=RATE_PER_S, failovers=3, calm_s=1.0
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3_600)
+async def test_a_hundred_watchers_of_one_node_at_two_thousand_events_a_second_through_failovers(
+    tmp_path: Path,
+) -> None:
+    await watch_at_a_rate(
+        tmp_path / "cluster",
+        watchers=LONG_WATCHERS,
+        per_second=FULL_RATE_PER_S,
+        failovers=LONG_FAILOVERS // 2,
+        calm_s=5.0,
+    )
