@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 from tests.databases.fixtures import (
+    database,
     mariadb,
     mariadb_database,
     postgresql,
@@ -12,7 +13,14 @@ from tests.databases.fixtures import (
     sqlite_file,
 )
 
-__all__ = ["mariadb", "mariadb_database", "postgresql", "postgresql_database", "sqlite_file"]
+__all__ = [
+    "database",
+    "mariadb",
+    "mariadb_database",
+    "postgresql",
+    "postgresql_database",
+    "sqlite_file",
+]
 
 # A busy machine must not fail a property; where CI is set, Hypothesis repeats the same examples.
 settings.register_profile(
