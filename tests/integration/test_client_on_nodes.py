@@ -61,3 +61,48 @@ async def test_writes_watches_and_locks_outlive_the_leader(cluster: RunningClust
         assert stored == [*range(WRITES)]
         async with asyncio.timeout(30):
             assert await watching == stored
+
+
+async def waits_for_rows(client: Client, requests: int) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            rows = [row async for row in client.row_locks.list(resource_id="db")]
+            if sum(row.queue_length for row in rows) == requests:
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout(180)
+async def test_waits_for_rows_outlive_the_node_that_they_were_asked_of(
+    cluster: RunningCluster,
+) -> None:
+    leader = await cluster.leader()
+    others = [cluster.nodes.place(name).url for name in ("n1", "n2", "n3") if name != leader]
+    rows = {"t": [[1]]}
+    async with (
+        Client([cluster.nodes.place(leader).url, *others], discover=False) as first,
+        Client(others, discover=False, timeout_ms=30_000) as client,
+    ):
+        for xid in ("x", "y", "z"):
+            await client.transactions.begin(xid=xid)
+        holder = await client.branches.register(
+            "x", "AT", "db", lock_keys=rows, commit_url="", rollback_url=""
+        )
+        await client.branches.report("x", holder.branch_id, "PHASE_ONE_DONE")
+        waiting, leaving = (
+            asyncio.create_task(
+                first.branches.register(xid, "AT", "db", lock_keys=rows, wait_ms=60_000)
+            )
+            for xid in ("y", "z")
+        )
+        await waits_for_rows(client, 2)
+        cluster.nodes.kill(leader)
+        await waits_for_rows(client, 2)
+        leaving.cancel()
+        await waits_for_rows(client, 1)
+        assert (await client.transactions.commit("x")).is_to_commit
+        async with asyncio.timeout(30):
+            registered = await waiting
+        branches = {xid: (await client.transactions.get(xid)).branches for xid in ("y", "z")}
+        assert [branch.branch_id for branch in branches["y"]] == [registered.branch_id]
+        assert branches["z"] == []

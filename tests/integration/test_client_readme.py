@@ -20,10 +20,12 @@ EXAMPLES = re.findall(
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
-@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["asyncio", "blocking"])
+@pytest.mark.parametrize(
+    ("program", "printed"), EXAMPLES, ids=["asyncio", "blocking", "transactions"]
+)
 async def test_an_example_prints_what_the_readme_says(
     program: str, printed: str, tmp_path: Path
 ) -> None:

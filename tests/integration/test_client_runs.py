@@ -14,9 +14,7 @@ from statemachine.commands import RecordRecoveries
 from tests.integration.resource_manager import connected
 from tests.integration.serving import Api, serving
 from tests.integration.transacting import Application
-from tidelock.client import Client
-from tidelock.client.messages import MessageStep
-from tidelock.client.runs import Retry, SagaStep, TccBranch
+from tidelock.client import Client, MessageStep, Retry, SagaStep, TccBranch
 from tidelock.errors import (
     InvalidRequestError,
     SagaDefinitionNotFoundError,

@@ -10,12 +10,13 @@ import pytest
 
 from api.cluster import OutcomeUnknownError as OutcomeUnknown
 from statemachine.state import MachineState
+from statemachine.transactions.rows import get_global
 from tests.integration.fake_node import FakeNode, Heard, answer_of, listening
 from tests.integration.serving import Api, serving
 from tests.integration.transacting import Application
-from tidelock.client import BlockingClient, Client, transport
+from tidelock.client import BlockingClient, Client, RowsToLock, transport
 from tidelock.client.answers import BranchState, LockedRow, Transaction
-from tidelock.client.row_keys import KeyPart, RowsToLock
+from tidelock.client.row_keys import KeyPart
 from tidelock.errors import (
     BranchFailedError,
     BranchNotFoundError,
@@ -145,11 +146,21 @@ async def test_a_transaction_without_branches_ends_at_once(client: Client) -> No
     assert (await client.transactions.commit("x")).status == "COMMITTED"
 
 
-async def test_a_commit_waits_for_the_branches_to_report(client: Client) -> None:
+def committers(api: Api, xid: str) -> int:
+    row = get_global(api.cluster.store, xid)
+    assert row is not None
+    return len(row.committing)
+
+
+async def test_a_commit_waits_for_the_branches_to_report(api: Api, client: Client) -> None:
     await begin(client, "x")
     branch = await register(client, "x")
-    committing = asyncio.create_task(client.transactions.commit("x", wait_ms=LONG_MS))
-    await asyncio.sleep(0)
+    # The deadline is that of an attempt; the wait comes before it.
+    commit = client.transactions.commit("x", wait_ms=LONG_MS, timeout_ms=1)
+    committing = asyncio.create_task(commit)
+    async with asyncio.timeout(WITHIN_S):
+        while not committers(api, "x"):
+            await asyncio.sleep(0.01)
     await client.branches.report("x", branch.branch_id, "PHASE_ONE_READ_ONLY")
     async with asyncio.timeout(WITHIN_S):
         assert (await committing).status == "COMMITTED"
@@ -227,7 +238,11 @@ async def test_a_wait_outlives_the_attempts_at_it(
     await begin(client, "x", "y")
     await done(client, "x", "a")
     before = len(api.cluster.timeouts_ms)
-    waiting = asyncio.create_task(register(client, "y", "a", wait_ms=LONG_MS))
+    lock_keys = {"t": [["a"]]}
+    registering = client.branches.register(
+        "y", "AT", "db", lock_keys=lock_keys, wait_ms=LONG_MS, timeout_ms=100
+    )
+    waiting = asyncio.create_task(registering)
     async with asyncio.timeout(WITHIN_S):
         while len(api.cluster.timeouts_ms) < before + 3:
             await asyncio.sleep(0.01)
@@ -326,6 +341,7 @@ async def test_under_a_key_of_its_own_a_cancelled_registration_may_be_repeated(
     await queue_of(client, 1)
     first.cancel()
     await asyncio.wait([first])
+    assert not client._transport.farewells._saying
     second = asyncio.create_task(register(client, "y", "a", wait_ms=LONG_MS, key="k"))
     await client.transactions.commit("x")
     async with asyncio.timeout(WITHIN_S):

@@ -48,6 +48,11 @@ def test_the_client_exports_these_names() -> None:
         "BlockingLock",
         "Client",
         "Lock",
+        "MessageStep",
+        "Retry",
+        "RowsToLock",
+        "SagaStep",
+        "TccBranch",
     ]
 
 

@@ -3,6 +3,20 @@
 from tidelock.client.blocking import BlockingClient, BlockingLock
 from tidelock.client.cluster_client import Client
 from tidelock.client.leases import Lock
+from tidelock.client.messages import MessageStep
+from tidelock.client.row_keys import RowsToLock
+from tidelock.client.runs import Retry, SagaStep, TccBranch
 from tidelock.client.watching import Applied
 
-__all__ = ["Applied", "BlockingClient", "BlockingLock", "Client", "Lock"]
+__all__ = [
+    "Applied",
+    "BlockingClient",
+    "BlockingLock",
+    "Client",
+    "Lock",
+    "MessageStep",
+    "Retry",
+    "RowsToLock",
+    "SagaStep",
+    "TccBranch",
+]
