@@ -13,8 +13,7 @@ from itertools import groupby
 from typing import Final
 
 from api.rm_messages import Called, CallKind, CleanBranch, ResultStatus, encode
-from node.cluster import EngineCluster
-from node.consensus.engine import Engine
+from node.delivery.leader import Housekeeper, Leader
 from node.delivery.relay import ManagerReply, Outcome, Relay
 from statemachine.commands import CleanedBranch, RecordCleaned
 from statemachine.positions import Position
@@ -47,8 +46,8 @@ class Cleaner:
 
     def __init__(
         self,
-        engine: Engine,
-        cluster: EngineCluster,
+        engine: Leader,
+        cluster: Housekeeper,
         reader: Reader,
         relay: Relay,
         *,
@@ -75,14 +74,18 @@ class Cleaner:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                while self._engine.leader_ready and await self._clean():
-                    pass
+                await self.look()
             except DamagedStateError as error:
                 self._cluster.report_damage(error)
                 return
             except Exception as error:
                 # Unknown, overloaded, or no leader any more: it is told again.
                 logger.info("cleaning was interrupted: %r", error)
+
+    async def look(self) -> None:
+        """Tell of all branches that nobody has been told of, if this node leads."""
+        while self._engine.leader_ready and await self._clean():
+            pass
 
     async def _clean(self) -> bool:
         """Tell of the next branches of every resource; False when there is nothing more to tell."""

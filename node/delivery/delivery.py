@@ -15,7 +15,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from node.config import DeliveryConfig
-from node.consensus.engine import Engine
 from node.consensus.runtime import Runtime
 from node.delivery.alerts import Alerts
 from node.delivery.calls import Answer, CallStyle, Cancel, Channel, Verdict
@@ -23,6 +22,7 @@ from node.delivery.destinations import Destinations
 from node.delivery.driver import Driver, DriverLimits
 from node.delivery.dtm import DtmStyle
 from node.delivery.http import HttpSender
+from node.delivery.leader import Leader
 from node.delivery.native import NativeStyle
 from statemachine.store import DamagedStateError
 from statemachine.transactions.planning import Operation
@@ -38,7 +38,7 @@ class Delivery:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Leader,
         runtime: Runtime,
         config: DeliveryConfig,
         destinations: Destinations,

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from node.consensus.engine import Engine
 from node.consensus.proposals import Answer as ProposalAnswer
 from node.consensus.runtime import Runtime, Timer
 from node.delivery.alerts import Alerts
@@ -39,6 +38,7 @@ from node.delivery.calls import (
 from node.delivery.crash_points import CrashPoint, Reach, nowhere
 from node.delivery.due_work import DueWork
 from node.delivery.durations import Durations
+from node.delivery.leader import Leader
 from node.delivery.reports import Reports
 from node.delivery.slots import Slots
 from statemachine.codec import encode_request
@@ -120,7 +120,7 @@ class DriverCounters:
 class Driver:
     def __init__(
         self,
-        engine: Engine,
+        engine: Leader,
         runtime: Runtime,
         sender: Sender,
         channel: Channel,

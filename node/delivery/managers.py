@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from api.rm_messages import Called, CallKind, ResultStatus, application_data_of, encode
-from node.consensus.engine import Engine
 from node.consensus.proposals import Answer as ProposalAnswer
 from node.consensus.runtime import Runtime
 from node.delivery.calls import Answer, Cancel, Verdict
+from node.delivery.leader import Leader
 from node.delivery.relay import ManagerReply, Outcome, Relay
 from statemachine.codec import encode_request
 from statemachine.commands import RecordBranchAnswer, Request
@@ -66,7 +66,7 @@ class Managers:
     """`calls.Channel` of a node."""
 
     def __init__(
-        self, engine: Engine, runtime: Runtime, relay: Relay, *, call_timeout_s: float
+        self, engine: Leader, runtime: Runtime, relay: Relay, *, call_timeout_s: float
     ) -> None:
         self.engine = engine
         self.runtime = runtime

@@ -17,10 +17,10 @@ import msgspec
 
 from api.channels import ChannelBusyError, ChannelGoneError, Channels
 from api.rm_messages import CallKind
-from node.consensus.engine import Engine
 from node.consensus.messages import GREATEST_CALL_BYTES, GREATEST_DETAIL, Frame, Kind
 from node.consensus.runtime import Runtime, Timer
 from node.delivery.calls import Cancel
+from node.delivery.leader import Leader
 from statemachine.transactions.channel_rows import ChannelSession
 
 RESEND_S: Final = 1.0
@@ -126,7 +126,7 @@ class _Asked:
 
 
 class Relay:
-    def __init__(self, engine: Engine, runtime: Runtime, holder: Holder) -> None:
+    def __init__(self, engine: Leader, runtime: Runtime, holder: Holder) -> None:
         self._engine = engine
         self._runtime = runtime
         self._holder = holder
