@@ -11,25 +11,99 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tidelock.application import Application, NotConfiguredError, configure, configured
-    from tidelock.transaction.context import bound, current_xid
-
-__all__ = [
-    "Application",
-    "NotConfiguredError",
-    "bound",
-    "configure",
-    "configured",
-    "current_xid",
-]
+    from tidelock.errors import (
+        BranchFailedError,
+        LockConflictError,
+        OutcomeUnknownError,
+        TidelockError,
+    )
+    from tidelock.transaction.blocks import global_transaction, transaction
+    from tidelock.transaction.context import bound, current_transaction, current_xid
+    from tidelock.transaction.errors import (
+        CommitFailedError,
+        RollbackFailedError,
+        RollbackOnlyError,
+        TransactionError,
+        TransactionNotAllowedError,
+        TransactionOutcomeUnknownError,
+        TransactionRequiredError,
+        TransactionRolledBackError,
+        TransactionTimedOutError,
+    )
+    from tidelock.transaction.global_lock import global_lock
+    from tidelock.transaction.handle import Role, Transaction
+    from tidelock.transaction.hooks import TransactionHooks
+    from tidelock.transaction.propagation import Propagation
+    from tidelock.transaction.suspending import Suspended, resume, suspend, suspended
 
 _MODULES: Final = {
     "tidelock.application": ("Application", "NotConfiguredError", "configure", "configured"),
-    "tidelock.transaction.context": ("bound", "current_xid"),
+    "tidelock.errors": (
+        "BranchFailedError",
+        "LockConflictError",
+        "OutcomeUnknownError",
+        "TidelockError",
+    ),
+    "tidelock.transaction.blocks": ("global_transaction",),
+    "tidelock.transaction.context": ("bound", "current_transaction", "current_xid"),
+    "tidelock.transaction.errors": (
+        "CommitFailedError",
+        "RollbackFailedError",
+        "RollbackOnlyError",
+        "TransactionError",
+        "TransactionNotAllowedError",
+        "TransactionOutcomeUnknownError",
+        "TransactionRequiredError",
+        "TransactionRolledBackError",
+        "TransactionTimedOutError",
+    ),
+    "tidelock.transaction.global_lock": ("global_lock",),
+    "tidelock.transaction.handle": ("Role", "Transaction"),
+    "tidelock.transaction.hooks": ("TransactionHooks",),
+    "tidelock.transaction.propagation": ("Propagation",),
+    "tidelock.transaction.suspending": ("Suspended", "resume", "suspend", "suspended"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 
+__all__ = [
+    "Application",
+    "BranchFailedError",
+    "CommitFailedError",
+    "LockConflictError",
+    "NotConfiguredError",
+    "OutcomeUnknownError",
+    "Propagation",
+    "Role",
+    "RollbackFailedError",
+    "RollbackOnlyError",
+    "Suspended",
+    "TidelockError",
+    "Transaction",
+    "TransactionError",
+    "TransactionHooks",
+    "TransactionNotAllowedError",
+    "TransactionOutcomeUnknownError",
+    "TransactionRequiredError",
+    "TransactionRolledBackError",
+    "TransactionTimedOutError",
+    "bound",
+    "configure",
+    "configured",
+    "current_transaction",
+    "current_xid",
+    "global_lock",
+    "global_transaction",
+    "resume",
+    "suspend",
+    "suspended",
+    "transaction",
+]
+
 
 def __getattr__(name: str) -> object:
+    if name == "transaction":
+        # The package of this name can be called, and stays where an import has put it.
+        return importlib.import_module("tidelock.transaction")
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

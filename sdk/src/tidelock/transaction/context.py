@@ -6,7 +6,6 @@ starts by hand do not: bind it there with `bound(xid)`.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,16 +13,21 @@ from typing import Final
 
 import msgspec
 
+from tidelock.transaction.handle import Role, Transaction
+
+__all__ = [
+    "Binding",
+    "Rebinding",
+    "Role",
+    "binding",
+    "bound",
+    "checked",
+    "current",
+    "current_transaction",
+    "current_xid",
+]
+
 GREATEST_XID_BYTES: Final = 64
-
-
-class Role(enum.Enum):
-    """Who ends the transaction."""
-
-    LAUNCHER = "LAUNCHER"
-    """This code: it began it."""
-    PARTICIPANT = "PARTICIPANT"
-    """Somebody else: this code was called within it, and only joins."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,9 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = Role.PARTICIPANT
     global_lock: bool = False
     """Rows are touched only when no global transaction has them (`@global_lock`)."""
+    transaction: Transaction | None = None
+    """Of the innermost block; None when a middleware, or `bound`, named the xid and no block is
+    around the code yet."""
 
 
 _bound: Final[ContextVar[Binding | None]] = ContextVar("tidelock-binding", default=None)
@@ -48,6 +55,34 @@ def current_xid() -> str | None:
     """Return the xid of the transaction that the running code belongs to, if it does to one."""
     binding = _bound.get()
     return None if binding is None else binding.xid
+
+
+def current_transaction() -> Transaction | None:
+    """Return the transaction of the block that the running code is in, if there is one.
+
+    None also where only a middleware, or `bound`, has named an xid.
+    """
+    binding = _bound.get()
+    return None if binding is None else binding.transaction
+
+
+class Rebinding:
+    """What the running code is bound to, changed from now until `undo`."""
+
+    def __init__(self, new: Binding | None) -> None:
+        self._before = _bound.get()
+        self._token = _bound.set(new)
+
+    def undo(self) -> None:
+        """Bind the running code to what it was bound to before.
+
+        It may run in another context than the change: test frameworks finish in one task what they
+        began in another.
+        """
+        try:
+            _bound.reset(self._token)
+        except ValueError:
+            _bound.set(self._before)
 
 
 @contextmanager
