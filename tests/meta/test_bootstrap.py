@@ -16,6 +16,8 @@ EVERYWHERE = [
     "readlink", "rm", "sort", "tail", "touch",
 ]  # fmt: skip
 
+MADE_FROM = ["uv.lock", "pyproject.toml", "sdk/pyproject.toml", "testing/pyproject.toml"]
+
 
 class Machine:
     """A checkout with the real set-up script, and a PATH with pretended programs."""
@@ -24,11 +26,11 @@ class Machine:
         self.checkout = folder / "checkout"
         self.path = folder / "bin"
         self.calls = folder / "calls"
-        for part in ["scripts", "sdk"]:
+        for part in ["scripts", "sdk", "testing"]:
             (self.checkout / part).mkdir(parents=True)
         self.path.mkdir()
         shutil.copy(ROOT / "scripts" / "_bootstrap", self.checkout / "scripts")
-        for file in ["uv.lock", "pyproject.toml", "sdk/pyproject.toml"]:
+        for file in MADE_FROM:
             (self.checkout / file).write_text(f"# {file}\n")
         for name in EVERYWHERE:
             program = shutil.which(name)
@@ -104,7 +106,7 @@ def test_the_second_time_it_says_nothing_and_calls_nothing(machine: Machine) -> 
     assert not machine.calls.exists()
 
 
-@pytest.mark.parametrize("file", ["uv.lock", "pyproject.toml", "sdk/pyproject.toml"])
+@pytest.mark.parametrize("file", MADE_FROM)
 def test_a_changed_dependency_makes_the_environment_anew(machine: Machine, file: str) -> None:
     machine.has_python()
     machine.has_uv()

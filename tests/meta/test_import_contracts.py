@@ -73,6 +73,7 @@ BREACHES = {
     "Clocks depend on nothing": ("sdk/src/tidelock/clocks/lamport.py", "import random"),
     "PySyncObj is known": ("node/newcomer.py", "import pysyncobj"),
     "LMDB is known": ("node/consensus/snapshots.py", "import lmdb"),
+    "The SDK knows of its coordinator": ("sdk/src/tidelock/rm.py", "import tidelock_testing"),
 }
 
 

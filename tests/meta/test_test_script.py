@@ -28,11 +28,11 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls = folder / "calls"
-        for part in ["scripts", "sdk", ".venv/bin"]:
+        for part in ["scripts", "sdk", "testing", ".venv/bin"]:
             (folder / part).mkdir(parents=True)
         for name in ["_bootstrap", "test"]:
             shutil.copy(ROOT / "scripts" / name, folder / "scripts")
-        for file in ["uv.lock", "pyproject.toml", "sdk/pyproject.toml"]:
+        for file in ["uv.lock", "pyproject.toml", "sdk/pyproject.toml", "testing/pyproject.toml"]:
             (folder / file).touch()
         for name in ["ruff", "mypy", "lint-imports", *PROGRAMS, *SERVERS]:
             self.tool(name, "exit 0")

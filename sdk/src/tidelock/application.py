@@ -18,7 +18,7 @@ import os
 import socket
 import ssl
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -239,6 +239,17 @@ def configure(application: Application) -> Application:
     global _default  # noqa: PLW0603 (a process has one, as it has one log)
     _default = application
     return application
+
+
+@contextlib.contextmanager
+def configured_during(application: Application) -> Iterator[Application]:
+    """Make an application the configured one for the time of a block: for tests."""
+    global _default  # noqa: PLW0603 (as above)
+    before, _default = _default, application
+    try:
+        yield application
+    finally:
+        _default = before
 
 
 def configured() -> Application:
