@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+from tests.brokers.fixtures import nats_broker, rabbitmq_broker, redis_broker
 from tests.databases.fixtures import (
     database,
     mariadb,
@@ -17,8 +18,11 @@ __all__ = [
     "database",
     "mariadb",
     "mariadb_database",
+    "nats_broker",
     "postgresql",
     "postgresql_database",
+    "rabbitmq_broker",
+    "redis_broker",
     "sqlite_file",
 ]
 

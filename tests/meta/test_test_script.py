@@ -16,7 +16,7 @@ NEEDED = [
     "tail",
 ]  # fmt: skip
 
-PROGRAMS = ["haproxy", "openssl"]
+PROGRAMS = ["haproxy", "openssl", "redis-server", "nats-server", "rabbitmq-server"]
 SERVERS = {"mariadbd": "mariadb-server", "postgres": "postgresql"}
 """Programs by which database servers are noticed, and what installs them."""
 CHECKS = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
