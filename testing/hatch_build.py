@@ -25,8 +25,8 @@ class PrivateRooms(BuildHookInterface):  # type: ignore[type-arg, unused-ignore]
         self._folder = tempfile.TemporaryDirectory()
         target = Path(self._folder.name)
         copy(rooms, here / "src" / "tidelock_testing", target)
-        self.build_config.target_config["packages"] = []
-        self.build_config.target_config["bypass-selection"] = True
+        # Nothing of the folder as it is: the copy alone.
+        self.build_config.target_config["exclude"] = ["*"]
         build_data["force_include"][str(target / "tidelock_testing")] = "tidelock_testing"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

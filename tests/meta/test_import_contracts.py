@@ -74,6 +74,7 @@ BREACHES = {
     "PySyncObj is known": ("node/newcomer.py", "import pysyncobj"),
     "LMDB is known": ("node/consensus/snapshots.py", "import lmdb"),
     "The SDK knows of its coordinator": ("sdk/src/tidelock/rm.py", "import tidelock_testing"),
+    "In the SDK, modes stand": ("sdk/src/tidelock/errors.py", "import tidelock.client"),
 }
 
 

@@ -141,6 +141,14 @@ def test_methods_are_blocks_of_their_own(coordinator: Coordinator) -> None:
     assert [kept.name for kept in coordinator.transactions()] == ["buy", "buy"]
 
 
+def test_a_function_of_a_long_name_is_known_by_the_end_of_it(coordinator: Coordinator) -> None:
+    def buy() -> None: ...
+
+    buy.__qualname__ = "é" * 100 + ".buy"
+    tidelock.global_transaction(buy)()
+    assert coordinator.transactions()[0].name == "é" * 62 + ".buy"
+
+
 def test_generators_and_classes_are_refused_where_they_are_decorated() -> None:
     def generator() -> Iterator[int]:
         yield 1
@@ -172,6 +180,8 @@ def test_bad_options_are_refused_where_they_are_written() -> None:
         tidelock.global_transaction(timeout_ms=0)(lambda: None)
     with pytest.raises(ValueError, match="no name"):
         tidelock.transaction("a\nb")
+    with pytest.raises(ValueError, match="no name"):
+        tidelock.transaction("é" * 65)
     with pytest.raises(ValueError, match="SOMETIMES"):
         tidelock.transaction(propagation="SOMETIMES")
 
@@ -301,10 +311,10 @@ def test_when_nobody_can_begin_it_the_block_is_not_entered(coordinator: Coordina
 
 def test_a_launcher_that_asks_for_a_rollback_ends_quietly(coordinator: Coordinator) -> None:
     with tidelock.transaction() as transaction:
-        transaction.set_rollback_only("sold out")
+        transaction.set_rollback_only("sold out\n" + "again " * 200)
         assert transaction.rollback_only
     assert transaction.status == "ROLLED_BACK"
-    assert coordinator.transaction(transaction.xid).reason == "sold out"
+    assert coordinator.transaction(transaction.xid).reason.startswith("sold out again again")
     with pytest.raises(RuntimeError, match="nothing is under way"):
         transaction.set_rollback_only()
 

@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 DEFAULT_TIMEOUT_MS: Final = 60_000
 GREATEST_TIMEOUT_MS: Final = 7 * 24 * 3_600_000
-GREATEST_NAME: Final = 128
+GREATEST_NAME_BYTES: Final = 128
 DEFAULT_END_WAIT_MS: Final = 5_000
 
 
@@ -97,7 +97,7 @@ def transaction(
     middleware received, *participates*: it ends nothing, and its exceptions are for the launcher.
 
     Args:
-        name: for people, lists and metrics; up to 128 printable characters.
+        name: for people, lists and metrics; up to 128 bytes of printable characters.
         timeout_ms: undecided after so long, it is rolled back. It counts the time in which the
             cluster had a leader, and bounds what the end of the block waits for.
         propagation: what to do about a transaction that is there already; see `Propagation`.
@@ -250,13 +250,15 @@ def refuse_generators(function: Callable[..., Any], decorator: str) -> None:
 
 def _name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__qualname__", "") or type(function).__name__
-    return name.replace(".<locals>", "")[-GREATEST_NAME:]
+    last = name.replace(".<locals>", "").encode()[-GREATEST_NAME_BYTES:]
+    return last.decode(errors="ignore")
 
 
 def _checked_name(name: str) -> str:
-    if len(name) > GREATEST_NAME or not name.isprintable():
+    if not name.isprintable() or len(name.encode()) > GREATEST_NAME_BYTES:
         raise ValueError(
-            f"{name[:80]!r} is no name of a transaction: up to {GREATEST_NAME} printable characters"
+            f"{name[:80]!r} is no name of a transaction: up to {GREATEST_NAME_BYTES} bytes of "
+            "printable characters"
         )
     return name
 

@@ -33,6 +33,9 @@ _log: Final = logging.getLogger("tidelock.transaction")
 _LEAST_MS: Final = 5_000
 """How long an end is tried for at least, beyond what it waits for anyway."""
 
+_REASON: Final = 300
+"""Characters of a reason that are told."""
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked of a block."""
@@ -204,7 +207,7 @@ class Scope:
                 commit=False,
                 budget_ms=_LEAST_MS if interrupted else wait_ms + _LEAST_MS,
                 wait_ms=0 if interrupted else wait_ms,
-                reason=transaction._rollback_reason or _words(error),
+                reason=_line(transaction._rollback_reason or "") or _words(error),
             )
         )
         after_rollback(transaction.xid, standing)
@@ -314,8 +317,10 @@ class Scope:
 
 
 def _words(error: BaseException | None) -> str:
-    """Return the reason that the cluster keeps of a rollback: one printable line."""
-    if error is None:
-        return ""
-    text = f"{type(error).__name__}: {error}"
-    return "".join(each if each.isprintable() else " " for each in text)[:300].strip()
+    """Return why the cluster is told to roll back, of what the block raised."""
+    return "" if error is None else _line(f"{type(error).__name__}: {error}")
+
+
+def _line(text: str) -> str:
+    """Return a text as the cluster keeps reasons: one line of printable characters."""
+    return "".join(each if each.isprintable() else " " for each in text[:_REASON]).strip()

@@ -1,0 +1,139 @@
+"""Everything that `tidelock` gives to applications, as a type checker must see it.
+
+It is checked like all files, with mypy's strict rules, and `assert_type` says what each name is. A
+test sees to it that no name is missing; nothing here is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_type
+
+import tidelock
+import tidelock.testing
+from tidelock.transaction.blocks import TransactionBlock
+from tidelock.transaction.global_lock import GlobalLock
+
+
+def applications() -> None:
+    application = tidelock.Application(["http://127.0.0.1:7101"], application_id="shop")
+    assert_type(tidelock.configure(application), tidelock.Application)
+    assert_type(tidelock.configured(), tidelock.Application)
+    with application as same:
+        assert_type(same, tidelock.Application)
+
+
+class Mail(tidelock.TransactionHooks):
+    def before_begin(self, transaction: tidelock.Transaction) -> None:
+        assert_type(transaction.name, str)
+
+    async def after_commit(self, transaction: tidelock.Transaction) -> None:
+        assert_type(transaction.xid, str)
+
+
+def blocks() -> None:
+    block = tidelock.transaction(
+        "purchase",
+        timeout_ms=1_000,
+        propagation=tidelock.Propagation.REQUIRES_NEW,
+        rollback_for=[ValueError],
+        no_rollback_for=LookupError,
+        hooks=[Mail()],
+        mode="AT",
+        end_wait_ms=0,
+        clock_participant="orders",
+        application=tidelock.configured(),
+    )
+    assert_type(block, TransactionBlock)
+    with block as transaction:
+        assert_type(transaction, tidelock.Transaction)
+        assert_type(transaction.role, tidelock.Role | None)
+        assert_type(transaction.status, str)
+        assert_type(transaction.remaining_ms, int | None)
+        assert_type(tidelock.current_transaction(), tidelock.Transaction | None)
+        assert_type(tidelock.current_xid(), str | None)
+        transaction.add_hooks(Mail())
+        transaction.set_rollback_only("sold out")
+    with tidelock.bound("shop:1"), tidelock.suspended():
+        waiting = tidelock.suspend()
+        assert_type(waiting, tidelock.Suspended)
+        assert_type(waiting.xid, str | None)
+        tidelock.resume(waiting)
+    with tidelock.global_lock() as nothing:
+        assert_type(nothing, None)
+    assert_type(tidelock.global_lock(), GlobalLock)
+
+
+async def async_blocks() -> None:
+    async with tidelock.transaction(propagation="MANDATORY") as transaction:
+        assert_type(transaction, tidelock.Transaction)
+    async with tidelock.global_lock():
+        pass
+
+
+@tidelock.global_transaction
+def plain(sku: str, *, count: int = 1) -> float:
+    return float(count) if sku else 0.0
+
+
+@tidelock.global_transaction(name="purchase", timeout_ms=1_000)
+async def awaited(sku: str) -> bytes:
+    return sku.encode()
+
+
+@tidelock.global_lock
+def locked(sku: str) -> int:
+    return len(sku)
+
+
+async def functions() -> None:
+    assert_type(plain("a", count=2), float)
+    coroutine = assert_type(awaited("a"), Coroutine[Any, Any, bytes])
+    assert_type(await coroutine, bytes)
+    assert_type(locked("a"), int)
+    unchanged: Callable[[str], int] = locked
+    assert_type(unchanged("a"), int)
+
+
+def errors() -> None:
+    try:
+        plain("a")
+    except tidelock.LockConflictError as error:
+        holder = error.holder
+        assert_type(holder.xid if holder else None, str | None)
+    except tidelock.BranchFailedError as error:
+        assert_type(error.code, str)
+    except tidelock.TransactionTimedOutError as error:
+        assert_type((error.xid, error.status), tuple[str, str])
+    except (
+        tidelock.TransactionRolledBackError,
+        tidelock.CommitFailedError,
+        tidelock.RollbackFailedError,
+        tidelock.RollbackOnlyError,
+        tidelock.TransactionRequiredError,
+        tidelock.TransactionNotAllowedError,
+    ) as error:
+        of_transactions: tidelock.TransactionError = error
+        assert_type(of_transactions.xid, str)
+    except tidelock.TransactionOutcomeUnknownError as error:
+        assert_type(error.xid, str)
+    except tidelock.OutcomeUnknownError as error:
+        assert_type(error.idempotency_key, str | None)
+    except tidelock.NotConfiguredError as error:
+        of_all: tidelock.TidelockError = error
+        assert_type(of_all.args, tuple[Any, ...])
+
+
+def tests_of_applications() -> None:
+    operation: tidelock.testing.Operation = "commit"
+    fault: tidelock.testing.Fault = "lost"
+    with tidelock.testing.Coordinator() as coordinator:
+        assert_type(coordinator, tidelock.testing.Coordinator)
+        assert_type(coordinator.application("shop"), tidelock.Application)
+        assert_type(coordinator.url, str)
+        coordinator.fail_next(operation, fault, times=2)
+        with coordinator.failing("begin"):
+            coordinator.advance(1_000)
+        assert_type([each.status == "COMMITTED" for each in coordinator.transactions()], list[bool])
+        assert_type(coordinator.wait_until(lambda: 1), int)
+        coordinator.assert_clean(sessions=True)
