@@ -145,6 +145,8 @@ class LmdbStorage:
         """Return the value at `key`, the current entry's own writes included."""
         if key in self._pending:
             return self._pending[key]
+        if key in self._recent:
+            return self._recent[key]
         try:
             stored = self._get(key)
         except lmdb.Error as error:
@@ -412,6 +414,9 @@ class LmdbStorage:
         self._transaction: lmdb.Transaction[bytes] = self._environment.begin(write=True)
         self._cursor = self._transaction.cursor()
         self._get = self._transaction.get
+        self._recent: dict[bytes, bytes | None] = {}
+        """What was written since the last commit, which bounds it: most rows that a command reads
+        were written by one just before."""
         self._begun_at = self._clock()
         self._in_entry = False
         self._uncommitted_rows = 0
@@ -443,6 +448,7 @@ class LmdbStorage:
             raise _as_ours(error, "writing an entry") from error
         self._uncommitted_bytes += written_bytes
         self._uncommitted_rows += len(pending)
+        self._recent.update(pending)
         pending.clear()
 
     def _grow_map(self) -> None:

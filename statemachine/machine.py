@@ -7,8 +7,10 @@ which the process must stop and the store is as it was before the entry.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
-from typing import Final, TypeGuard, assert_never, get_args
+from typing import Any, Final, assert_never, get_args
 
 import msgspec
 
@@ -16,7 +18,7 @@ from statemachine import commands, gates, hybrid_clock, idempotency, keys, oracl
 from statemachine.audit import AuditLog
 from statemachine.change_log import ChangeLog
 from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
-from statemachine.commands import AnyCommand, FireTimers, Request, TransactionCommand, Unit
+from statemachine.commands import AnyCommand, Command, FireTimers, Request, Unit
 from statemachine.event_lists import EventLists
 from statemachine.idempotency import IdempotencyTable
 from statemachine.locks import Locks
@@ -61,7 +63,8 @@ A stamp outside of 0 to it counts as the time of the entry before."""
 
 _DIGEST_BYTES: Final = 32
 
-_OF_TRANSACTIONS: Final = frozenset(get_args(TransactionCommand))
+Handler = Callable[[Any, int], Outcome]
+"""Does a command of one kind, given its place."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -98,11 +101,6 @@ _TICKET_NOT_FOUND: Final = Rejected(
     RejectionCode.TICKET_NOT_FOUND,
     "No wait has this ticket: there never was one, or its outcome is no longer kept.",
 )
-
-
-def _is_of_transactions(command: AnyCommand) -> TypeGuard[TransactionCommand]:
-    """Tell by the type alone: the many cases before theirs would take longer than most of them."""
-    return type(command) in _OF_TRANSACTIONS
 
 
 class Machine:
@@ -154,6 +152,7 @@ class Machine:
         self._sync_rounds = SyncRounds(
             state, self._writes, self._changes, self._participants, self._vectors
         )
+        self._handlers = self._dispatch()
 
     @property
     def applied_index(self) -> int:
@@ -423,135 +422,61 @@ class Machine:
         outcomes = tuple([execute(command, at) for at, command in enumerate(wanted, place)])
         return RequestOutcome(position, False, outcomes)
 
-    def _execute(  # noqa: PLR0912 - a case for each command
-        self, command: AnyCommand, place: int
-    ) -> Outcome:
+    def _execute(self, command: AnyCommand, place: int) -> Outcome:
         state = self._state
         if gates.SINCE[type(command)] > state.active_version:
             return gates.not_active(command, state.active_version)
-        if _is_of_transactions(command):
-            return self._coordinator.execute(command, place)
-        match command:
-            case commands.RecordEvent():
-                return self._events.record(command, place)
-            case commands.SyncClock():
-                return self._events.sync(command, place)
-            case commands.JoinParticipant():
-                return join(self._participants, command, place)
-            case commands.LeaveParticipant():
-                return leave(self._participants, command, place)
-            case commands.ChangeRouting():
-                if command.state == "FAILED":
-                    self._coordinator.lose_node(command.node_id)
-                return change_routing(state, self._writes, self._changes, command, place)
-            case commands.FireTimers():
-                return self._fire_timers(command, place)
-            case commands.ActivateVersion():
-                return gates.activate(state, command)
-            case commands.TrimEvents():
-                return trim_events(state, self._writes, command)
-            case commands.CancelWait():
-                return self._cancel_wait(command.ticket, place)
-            case commands.TrimChanges():
-                return self._changes.trim(command)
-            case commands.ReserveTimestamps():
-                return oracle.reserve(state, command)
-            case commands.TickHybridClock():
-                return hybrid_clock.tick(state)
-            case commands.ObserveHybridTime():
-                return hybrid_clock.observe(state, command)
-            case commands.AdvanceSequence():
-                return advance(self._writes, command)
-            case commands.AcquireLock():
-                return self._locks.acquire(command, place)
-            case commands.RenewLock():
-                return self._locks.renew(command, place)
-            case commands.ReleaseLock():
-                return self._locks.release(command, place)
-            case commands.AbandonLock():
-                return self._locks.abandon(command, place)
-            case commands.AbandonAcquire():
-                return self._abandon_acquire(command, place)
-            case commands.IncrementVersion():
-                return self._versions.increment(command, place)
-            case commands.MergeVersion():
-                return self._versions.merge(command, place)
-            case commands.WriteObject():
-                return self._objects.write(command, place)
-            case commands.TickVector():
-                return self._vectors.tick(command, place)
-            case commands.SendMessage():
-                return self._vectors.send(command, place)
-            case commands.ReceiveMessage():
-                return self._vectors.receive(command, place)
-            case commands.ReportClock():
-                return self._sync_rounds.report(command, place)
-            case commands.CloseSyncRound():
-                return self._sync_rounds.close(command, place)
-            case commands.AcknowledgeSync():
-                return self._sync_rounds.acknowledge(command, place)
-            case commands.SetSyncInterval():
-                return self._sync_rounds.set_interval(command)
-            case commands.ProposeData():
-                return self._proposals.propose(command, place)
-            case commands.VoteProposals():
-                return self._proposals.vote(command, place)
-            case commands.DecideProposal():
-                return self._proposals.decide(command, place)
-            case (
-                commands.BeginGlobal()
-                | commands.RegisterBranch()
-                | commands.ReportBranch()
-                | commands.DecideGlobal()
-                | commands.RunGlobal()
-                | commands.ReportCalls()
-                | commands.OperateGlobal()
-                | commands.RecordRecoveries()
-                | commands.LockRows()
-                | commands.UnlockRows()
-                | commands.PassFence()
-                | commands.AbandonBranch()
-            ):
-                return self._coordinator.execute(command, place)
-            case (
-                commands.PrepareMessage()
-                | commands.PutSubscriber()
-                | commands.DeleteSubscriber()
-                | commands.DeleteTopic()
-            ):
-                return self._coordinator.execute_message(command, place)
-            case (
-                commands.PrepareDtm()
-                | commands.SubmitDtm()
-                | commands.AbortDtm()
-                | commands.StopDtm()
-                | commands.HastenDtm()
-                | commands.RegisterDtmBranch()
-                | commands.RecordDtmProgress()
-                | commands.HastenAllDtm()
-            ):
-                return self._coordinator.execute_dtm(command, place)
-            case (
-                commands.PutSagaDefinition()
-                | commands.DeleteSagaDefinition()
-                | commands.StartSaga()
-            ):
-                return self._coordinator.execute_saga(command, place)
-            case commands.SetTransactionRetention():
-                return self._coordinator.set_retention(command)
-            case commands.RecordAction():
-                return self._audit.record_action(command, place)
-            case (
-                commands.RegisterChannel()
-                | commands.AttachChannel()
-                | commands.DetachChannels()
-                | commands.EndChannel()
-                | commands.RecordCleaned()
-                | commands.RecordBranchAnswer()
-            ):
-                return self._coordinator.execute_channel(command, place)
-            case _:
-                assert_never(command)
+        return self._handlers[type(command)](command, place)
+
+    def _dispatch(self) -> dict[type[Command], Handler]:
+        """Return who does each command: a table, because a case for each takes longer than most."""
+        state, writes, coordinator = self._state, self._writes, self._coordinator
+        return {
+            commands.RecordEvent: self._events.record,
+            commands.SyncClock: self._events.sync,
+            commands.JoinParticipant: partial(join, self._participants),
+            commands.LeaveParticipant: partial(leave, self._participants),
+            commands.ChangeRouting: self._change_routing,
+            commands.FireTimers: self._fire_timers,
+            commands.ActivateVersion: lambda command, _: gates.activate(state, command),
+            commands.TrimEvents: lambda command, _: trim_events(state, writes, command),
+            commands.CancelWait: lambda command, at: self._cancel_wait(command.ticket, at),
+            commands.TrimChanges: lambda command, _: self._changes.trim(command),
+            commands.ReserveTimestamps: lambda command, _: oracle.reserve(state, command),
+            commands.TickHybridClock: lambda _, __: hybrid_clock.tick(state),
+            commands.ObserveHybridTime: lambda command, _: hybrid_clock.observe(state, command),
+            commands.AdvanceSequence: lambda command, _: advance(writes, command),
+            commands.AcquireLock: self._locks.acquire,
+            commands.RenewLock: self._locks.renew,
+            commands.ReleaseLock: self._locks.release,
+            commands.AbandonLock: self._locks.abandon,
+            commands.AbandonAcquire: self._abandon_acquire,
+            commands.IncrementVersion: self._versions.increment,
+            commands.MergeVersion: self._versions.merge,
+            commands.WriteObject: self._objects.write,
+            commands.TickVector: self._vectors.tick,
+            commands.SendMessage: self._vectors.send,
+            commands.ReceiveMessage: self._vectors.receive,
+            commands.ReportClock: self._sync_rounds.report,
+            commands.CloseSyncRound: self._sync_rounds.close,
+            commands.AcknowledgeSync: self._sync_rounds.acknowledge,
+            commands.SetSyncInterval: lambda command, _: self._sync_rounds.set_interval(command),
+            commands.ProposeData: self._proposals.propose,
+            commands.VoteProposals: self._proposals.vote,
+            commands.DecideProposal: self._proposals.decide,
+            commands.SetTransactionRetention: lambda command, _: coordinator.set_retention(command),
+            commands.RecordAction: self._audit.record_action,
+            **dict.fromkeys(get_args(commands.TransactionCommand), coordinator.execute),
+            **dict.fromkeys(get_args(commands.MessageCommand), coordinator.execute_message),
+            **dict.fromkeys(get_args(commands.DtmCommand), coordinator.execute_dtm),
+            **dict.fromkeys(get_args(commands.SagaCommand), coordinator.execute_saga),
+            **dict.fromkeys(get_args(commands.ChannelCommand), coordinator.execute_channel),
+        }
+
+    def _change_routing(self, command: commands.ChangeRouting, place: int) -> Outcome:
+        if command.state == "FAILED":
+            self._coordinator.lose_node(command.node_id)
+        return change_routing(self._state, self._writes, self._changes, command, place)
 
     def _fire_timers(self, command: FireTimers, place: int) -> Outcome:
         """Do each named timer that still stands and is due."""
