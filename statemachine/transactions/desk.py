@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -63,6 +64,12 @@ from statemachine.write_buffer import WriteBuffer
 GREATEST_GLOBALS: Final = 1_000_000
 """How many transactions may be under way at once."""
 
+GREATEST_KEPT: Final = 1_000
+"""How many transactions are kept in memory between their commands."""
+
+GREATEST_KEPT_BYTES: Final = 16 << 10
+"""What may have been read and written of one that is kept: then it is let go, and read again."""
+
 _XID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 UNLOCKED_BY_DECISION: Final = frozenset({Mode.AT, Mode.TXC})
@@ -108,6 +115,8 @@ class Desk:
         """Counts registrations of resource managers."""
         self._open: dict[str, Transaction] = {}
         """Those that commands of the present entry have worked on."""
+        self._kept: OrderedDict[str, Transaction] = OrderedDict()
+        """Those of earlier entries that are as they stand in the state, the last used one last."""
 
     def save(self) -> None:
         """Write what the entry changed."""
@@ -115,20 +124,33 @@ class Desk:
             transaction.save()
             if transaction.row.due_ms >= 0:
                 self.due.note(transaction.row.xid)
+            self._keep(transaction)
         self._open.clear()
+
+    def _keep(self, transaction: Transaction) -> None:
+        """Have a transaction at hand for the commands that are still to come, if it is small."""
+        row = transaction.row
+        if row.status not in ENDED and transaction.size_bytes <= GREATEST_KEPT_BYTES:
+            self._kept[row.xid] = transaction
+            if len(self._kept) > GREATEST_KEPT:
+                self._kept.popitem(last=False)
 
     def find(self, xid: str) -> Transaction | None:
         found = self._open.get(xid)
         if found is None:
-            row = get_global(self.writes, xid)
-            if row is None:
-                return None
-            found = self._open[xid] = Transaction(self.state, self.writes, row, is_new=False)
+            found = self._kept.pop(xid, None)
+            if found is None:
+                row = get_global(self.writes, xid)
+                if row is None:
+                    return None
+                found = Transaction(self.state, self.writes, row, is_new=False)
+            self._open[xid] = found
         return found
 
     def close(self, xid: str) -> None:
         """Let go of a transaction that is about to be erased."""
         self._open.pop(xid, None)
+        self._kept.pop(xid, None)
 
     def _is_taken(self, xid: str) -> bool:
         return self.find(xid) is not None or get_summary(self.writes, xid) is not None

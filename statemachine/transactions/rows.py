@@ -188,8 +188,11 @@ def get_global(reader: Reader, xid: str) -> Global | None:
     return None if row is None else _globals.decode(row)
 
 
-def put_global(writes: WriteBuffer, row: Global) -> None:
-    writes.put(keys.GLOBAL + keys.terminated(row.xid), _encode(row))
+def put_global(writes: WriteBuffer, row: Global) -> int:
+    """Write it; return how many bytes it takes."""
+    encoded = _encode(row)
+    writes.put(keys.GLOBAL + keys.terminated(row.xid), encoded)
+    return len(encoded)
 
 
 def get_branch(reader: Reader, xid: str, branch_id: int) -> Branch | None:
@@ -199,8 +202,11 @@ def get_branch(reader: Reader, xid: str, branch_id: int) -> Branch | None:
     return None if row is None else _branches.decode(row)
 
 
-def put_branch(writes: WriteBuffer, xid: str, row: Branch) -> None:
-    writes.put(keys.BRANCH + keys.terminated(xid) + keys.pack_number(row.branch_id), _encode(row))
+def put_branch(writes: WriteBuffer, xid: str, row: Branch) -> int:
+    """Write it; return how many bytes it takes."""
+    encoded = _encode(row)
+    writes.put(keys.BRANCH + keys.terminated(xid) + keys.pack_number(row.branch_id), encoded)
+    return len(encoded)
 
 
 def encode_branch(row: Branch) -> bytes:
@@ -213,9 +219,13 @@ def decode_branch(row: bytes) -> Branch:
 
 def get_branches(reader: Reader, xid: str) -> list[Branch]:
     """Return the branches in the order in which they were registered."""
+    return [_branches.decode(row) for row in encoded_branches(reader, xid)]
+
+
+def encoded_branches(reader: Reader, xid: str) -> list[bytes]:
+    """Return the same as they are stored."""
     prefix = keys.BRANCH + keys.terminated(xid)
-    rows = reader.scan(prefix, _after(prefix), limit=_GREATEST_PAGE)
-    return [_branches.decode(row) for _, row in rows]
+    return [row for _, row in reader.scan(prefix, _after(prefix), limit=_GREATEST_PAGE)]
 
 
 def get_timeline(reader: Reader, xid: str) -> list[Happening]:
@@ -225,15 +235,32 @@ def get_timeline(reader: Reader, xid: str) -> list[Happening]:
     return [line for _, row in rows for line in _timelines.decode(row)]
 
 
-def append_happenings(writes: WriteBuffer, xid: str, count: int, lines: list[Happening]) -> None:
-    """Add lines to a timeline that has `count` of them: a row holds a few, so most need one."""
-    for number in range(count // _LINES_A_ROW, (count + len(lines) - 1) // _LINES_A_ROW + 1):
-        key = keys.TIMELINE + keys.terminated(xid) + keys.pack_number(number)
-        begin = number * _LINES_A_ROW
-        row = writes.get(key) if count > begin else None
-        kept = [] if row is None else _timelines.decode(row)
-        first = max(begin - count, 0)
-        writes.put(key, _encode(kept + lines[first : begin + _LINES_A_ROW - count]))
+def last_happenings(reader: Reader, xid: str, count: int) -> list[Happening]:
+    """Return the lines in the last row of a timeline of `count` lines; none when it is full."""
+    if count % _LINES_A_ROW == 0:
+        return []
+    row = reader.get(_timeline_key(xid, count // _LINES_A_ROW))
+    assert row is not None, "a timeline has as many lines as its transaction says"
+    return _timelines.decode(row)
+
+
+def append_happenings(
+    writes: WriteBuffer, xid: str, count: int, last: list[Happening], lines: list[Happening]
+) -> list[Happening]:
+    """Add lines to a timeline of `count`, of which `last` are in its last row; return the new last.
+
+    A row holds a few lines, so that most timelines are one row.
+    """
+    number, rest = count // _LINES_A_ROW, last + lines
+    while rest:
+        last, rest = rest[:_LINES_A_ROW], rest[_LINES_A_ROW:]
+        writes.put(_timeline_key(xid, number), _encode(last))
+        number += 1
+    return last if len(last) < _LINES_A_ROW else []
+
+
+def _timeline_key(xid: str, number: int) -> bytes:
+    return keys.TIMELINE + keys.terminated(xid) + keys.pack_number(number)
 
 
 def due_globals(

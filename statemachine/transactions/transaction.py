@@ -1,7 +1,8 @@
 """One global transaction while commands of an entry work on it.
 
-It is loaded once an entry, changed here, and written when the entry ends; so a transaction that
-begins and ends within one entry costs one row and not one for each of its steps.
+It is changed here and written when the entry ends; so a transaction that begins and ends within one
+entry costs one row and not one for each of its steps. After that it stands here as it does in the
+state, and the commands of later entries may go on with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from statemachine.transactions.rows import (
     Global,
     Happening,
     append_happenings,
-    get_branches,
+    decode_branch,
+    encoded_branches,
+    last_happenings,
     put_branch,
     put_global,
 )
@@ -65,10 +68,12 @@ class Transaction:
         "_due_key",
         "_happened",
         "_is_new",
+        "_last_lines",
         "_saved",
         "_state",
         "_writes",
         "row",
+        "size_bytes",
     )
 
     def __init__(
@@ -82,7 +87,10 @@ class Transaction:
         self._branches: dict[int, Branch] | None = {} if is_new else None
         self._changed: dict[int, None] = {}
         self._happened: list[Happening] = []
+        self._last_lines: list[Happening] | None = [] if is_new else None
         self._due_key = _due_key(row)
+        self.size_bytes = 0
+        """What was read and written of it by now: at least what it takes."""
 
     @property
     def branches(self) -> list[Branch]:
@@ -91,8 +99,9 @@ class Transaction:
 
     def _loaded(self) -> dict[int, Branch]:
         if self._branches is None:
-            found = get_branches(self._writes, self.row.xid)
-            self._branches = {branch.branch_id: branch for branch in found}
+            rows = encoded_branches(self._writes, self.row.xid)
+            self._branches = {branch.branch_id: branch for branch in map(decode_branch, rows)}
+            self.size_bytes += sum(map(len, rows))
         return self._branches
 
     def branch(self, branch_id: int) -> Branch | None:
@@ -225,11 +234,15 @@ class Transaction:
         writes, xid = self._writes, self.row.xid
         branches = self._loaded() if self._changed else {}
         for branch_id in self._changed:
-            put_branch(writes, xid, branches[branch_id])
+            self.size_bytes += put_branch(writes, xid, branches[branch_id])
         self._changed.clear()
         if self._happened:
-            append_happenings(writes, xid, self.row.happenings, self._happened)
-            self.change(happenings=self.row.happenings + len(self._happened))
+            count = self.row.happenings
+            last = self._last_lines
+            if last is None:
+                last = last_happenings(writes, xid, count)
+            self._last_lines = append_happenings(writes, xid, count, last, self._happened)
+            self.change(happenings=count + len(self._happened))
             self._happened.clear()
         due_key = _due_key(self.row)
         if due_key != self._due_key:
@@ -243,7 +256,7 @@ class Transaction:
             writes.put(keys.BEGUN + keys.pack_event(begun.entry, begun.place), xid.encode())
             self._is_new = False
         if self.row is not self._saved:
-            put_global(writes, self.row)
+            self.size_bytes += put_global(writes, self.row)
             self._saved = self.row
 
 
