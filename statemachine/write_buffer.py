@@ -18,7 +18,7 @@ _KIND_BYTES: Final = 2
 class WriteBuffer:
     """A `Store` over another one, which it changes only in `flush`."""
 
-    __slots__ = ("_kinds", "_store", "pending")
+    __slots__ = ("_kinds", "_store", "_touched_lately", "pending")
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -26,6 +26,8 @@ class WriteBuffer:
         """New values, None for a deleted row, in the order in which rows were first touched."""
         self._kinds: dict[bytes, list[bytes]] = {}
         """The keys that were touched, by what they begin with: few are of the kind of a scan."""
+        self._touched_lately: list[bytes] = []
+        """Those that stand in no kind yet: most entries scan nothing."""
 
     def get(self, key: bytes) -> bytes | None:
         found = self.pending.get(key, _ABSENT)
@@ -50,6 +52,9 @@ class WriteBuffer:
 
     def _touched(self, start: bytes, stop: bytes) -> Iterable[bytes]:
         """Return touched keys, among them all from `start` to `stop`."""
+        for key in self._touched_lately:
+            self._kinds.setdefault(key[:_KIND_BYTES], []).append(key)
+        self._touched_lately.clear()
         kind = start[:_KIND_BYTES]
         if len(kind) == _KIND_BYTES and stop <= kind[:-1] + bytes((min(kind[-1] + 1, 255),)):
             return self._kinds.get(kind, ())
@@ -57,12 +62,12 @@ class WriteBuffer:
 
     def put(self, key: bytes, value: bytes) -> None:
         if key not in self.pending:
-            self._kinds.setdefault(key[:_KIND_BYTES], []).append(key)
+            self._touched_lately.append(key)
         self.pending[key] = value
 
     def delete(self, key: bytes) -> None:
         if key not in self.pending:
-            self._kinds.setdefault(key[:_KIND_BYTES], []).append(key)
+            self._touched_lately.append(key)
         self.pending[key] = None
 
     def flush(self) -> None:
@@ -70,3 +75,4 @@ class WriteBuffer:
         self._store.write(self.pending)
         self.pending = {}
         self._kinds = {}
+        self._touched_lately = []
