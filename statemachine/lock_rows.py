@@ -57,7 +57,7 @@ class Released(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     owner: str
     token: int
     forgotten_ms: int
-    """When its timer is due, in elapsed time."""
+    """In elapsed time: from this millisecond on nobody remembers it."""
 
 
 class LockRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -67,6 +67,9 @@ class LockRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     shared: Ends = EMPTY
     queue: Ends = EMPTY
     released: Released | None = None
+    timer_ms: int = 0
+    """When its timer is due, in elapsed time, 0 when it has none. That is never later than the end
+    of what it is for, the exclusive hold and the release, and often earlier: then it is moved."""
 
     @property
     def held(self) -> bool:

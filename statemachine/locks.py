@@ -246,19 +246,28 @@ class Locks:
         self._close(lock, place)
 
     def expire(self, timer_id: bytes, place: int) -> None:
-        """Do what the timer of a lease is for."""
+        """Do what the timer of a lock is for: end what is over, and look again for the rest."""
+        lock = self._load(keys.name_of(timer_id), timer_id)
+        row, elapsed_ms = lock.row, self._state.elapsed_ms
+        self._disarm(lock)
+        if row.released is not None and row.released.forgotten_ms <= elapsed_ms:
+            row.released = None
+        if row.exclusive is not None and row.exclusive.expires_ms <= elapsed_ms:
+            self._end_lease(lock, row.exclusive, place)
+        if row.exclusive is not None:
+            self._arm(lock, row.exclusive.expires_ms)
+        if row.released is not None:
+            self._arm(lock, row.released.forgotten_ms)
+        self._close(lock, place)
+
+    def expire_shared(self, timer_id: bytes, place: int) -> None:
+        """Do what the timer of a shared lease is for."""
         lock_key, token = timer_id[:-8], timer_id[-8:]
         lock = self._load(keys.name_of(lock_key), lock_key)
-        hold = lock.row.exclusive or hold_with(self._writes, lock_key, token)
+        hold = hold_with(self._writes, lock_key, token)
         assert hold is not None, "a lease is there as long as its timer"
         self._end_lease(lock, hold, place)
         self._lapse(lock, place)
-        self._close(lock, place)
-
-    def forget_release(self, timer_id: bytes, place: int) -> None:
-        """Do what the timer of a remembered release is for."""
-        lock = self._load(keys.name_of(timer_id), timer_id)
-        self._forget_release(lock)
         self._close(lock, place)
 
     # --- acquiring
@@ -305,17 +314,17 @@ class Locks:
             expires_ms=state.elapsed_ms + waiter.ttl_ms,
             unheard=acquire,
         )
-        self._forget_release(lock)
-        name = keys.pack_number(token)
+        lock.row.released = None
         if hold.shared:
-            shared = keys.LOCK_SHARED + lock.key
+            name, shared = keys.pack_number(token), keys.LOCK_SHARED + lock.key
             lock.row.shared = linked_rows.append(
                 self._writes, shared, lock.row.shared, name, encode_hold(hold)
             )
             self._writes.put(_owner_key(lock, hold), name)
+            self._arm_shared(lock, hold)
         else:
             lock.row.exclusive = hold
-        self._arm(lock, hold)
+            self._arm(lock, hold.expires_ms)
         granted = self._granted(lock, hold)
         self._log.note(
             place,
@@ -340,13 +349,14 @@ class Locks:
             expires_ms=self._state.elapsed_ms + longest_ms,
             unheard=None,
         )
-        self._disarm(lock, hold)
-        self._arm(lock, prolonged)
         if hold.shared:
             shared, name = keys.LOCK_SHARED + lock.key, keys.pack_number(hold.token)
             linked_rows.replace(self._writes, shared, name, encode_hold(prolonged))
+            self._disarm_shared(lock, hold)
+            self._arm_shared(lock, prolonged)
         else:
             lock.row.exclusive = prolonged
+            self._arm(lock, prolonged.expires_ms)
         return Applied(self._granted(lock, prolonged))
 
     def _granted(self, lock: _Lock, hold: Hold) -> LockGranted:
@@ -427,10 +437,10 @@ class Locks:
         )
 
     def _drop(self, lock: _Lock, hold: Hold) -> None:
-        self._disarm(lock, hold)
         if not hold.shared:
             lock.row.exclusive = None
             return
+        self._disarm_shared(lock, hold)
         shared, name = keys.LOCK_SHARED + lock.key, keys.pack_number(hold.token)
         lock.row.shared = linked_rows.remove(self._writes, shared, lock.row.shared, name)
         self._writes.delete(_owner_key(lock, hold))
@@ -445,17 +455,9 @@ class Locks:
         )
 
     def _remember_release(self, lock: _Lock, hold: Hold) -> None:
-        self._forget_release(lock)
         due_ms = self._state.elapsed_ms + RELEASE_KEPT_MS
         lock.row.released = Released(hold.owner, hold.token, due_ms)
-        timers.arm(self._writes, due_ms, TimerKind.LOCK_RELEASE_FORGOTTEN, lock.key)
-
-    def _forget_release(self, lock: _Lock) -> None:
-        released = lock.row.released
-        if released is not None:
-            kind = TimerKind.LOCK_RELEASE_FORGOTTEN
-            timers.disarm(self._writes, released.forgotten_ms, kind, lock.key)
-            lock.row.released = None
+        self._arm(lock, due_ms)
 
     # --- answers
 
@@ -493,6 +495,7 @@ class Locks:
         self._serve(lock, place)
         row = lock.row
         if not row.held and row.released is None:
+            self._disarm(lock)
             if lock.stored is not None:
                 self._writes.delete(keys.LOCK + lock.key)
                 self._state.lock_count -= 1
@@ -502,11 +505,31 @@ class Locks:
             self._writes.put(keys.LOCK + lock.key, encoded)
             self._state.lock_count += lock.stored is None
 
-    def _arm(self, lock: _Lock, hold: Hold) -> None:
-        timers.arm(self._writes, hold.expires_ms, TimerKind.LOCK_EXPIRY, _timer_id(lock, hold))
+    # --- timers
 
-    def _disarm(self, lock: _Lock, hold: Hold) -> None:
-        timers.disarm(self._writes, hold.expires_ms, TimerKind.LOCK_EXPIRY, _timer_id(lock, hold))
+    def _arm(self, lock: _Lock, due_ms: int) -> None:
+        """See to it that the lock's timer is due by then.
+
+        One that is due before is left where it is: most locks are given back, and taken again,
+        before it fires.
+        """
+        if not 0 < lock.row.timer_ms <= due_ms:
+            self._disarm(lock)
+            timers.arm(self._writes, due_ms, TimerKind.LOCK_EXPIRY, lock.key)
+            lock.row.timer_ms = due_ms
+
+    def _disarm(self, lock: _Lock) -> None:
+        if lock.row.timer_ms:
+            timers.disarm(self._writes, lock.row.timer_ms, TimerKind.LOCK_EXPIRY, lock.key)
+            lock.row.timer_ms = 0
+
+    def _arm_shared(self, lock: _Lock, hold: Hold) -> None:
+        name = lock.key + keys.pack_number(hold.token)
+        timers.arm(self._writes, hold.expires_ms, TimerKind.SHARED_LOCK_EXPIRY, name)
+
+    def _disarm_shared(self, lock: _Lock, hold: Hold) -> None:
+        name = lock.key + keys.pack_number(hold.token)
+        timers.disarm(self._writes, hold.expires_ms, TimerKind.SHARED_LOCK_EXPIRY, name)
 
 
 def _released(command: ReleaseLock, *, first: bool) -> LockReleased:
@@ -516,10 +539,6 @@ def _released(command: ReleaseLock, *, first: bool) -> LockReleased:
         fencing_token=command.fencing_token,
         released=first,
     )
-
-
-def _timer_id(lock: _Lock, hold: Hold) -> bytes:
-    return lock.key + keys.pack_number(hold.token)
 
 
 def _owner_key(lock: _Lock, hold: Hold) -> bytes:

@@ -503,10 +503,10 @@ class Machine:
                 self._pass_deadline(Position(*keys.unpack_event(timer_id)), place)
             case TimerKind.TICKET_EXPIRY:
                 self._tickets.forget(due_ms, timer_id)
+            case TimerKind.SHARED_LOCK_EXPIRY:
+                self._locks.expire_shared(timer_id, place)
             case TimerKind.LOCK_EXPIRY:
                 self._locks.expire(timer_id, place)
-            case TimerKind.LOCK_RELEASE_FORGOTTEN:
-                self._locks.forget_release(timer_id, place)
             case TimerKind.MESSAGE_EXPIRY:
                 self._vectors.forget_message(due_ms, timer_id)
             case TimerKind.SYNC_REPORT_EXPIRY:

@@ -30,9 +30,9 @@ class TimerKind(enum.IntEnum):
     """The same, of a ticket whose wait has ended."""
     MESSAGE_EXPIRY = 5
     """The id is that of the received message's row."""
-    LOCK_EXPIRY = 10
-    """The id is the lock's terminated name and the packed token of the lease."""
-    LOCK_RELEASE_FORGOTTEN = 11
+    SHARED_LOCK_EXPIRY = 10
+    """The id is the lock's terminated name and the packed token of a lease that is shared."""
+    LOCK_EXPIRY = 11
     """The id is the lock's terminated name."""
     PROPOSAL_EXPIRY = 20
     """The id is the terminated id of a decided proposal."""

@@ -41,12 +41,16 @@ def assert_locks_intact(store: MemoryStore) -> list[Timer]:
         assert row.held or row.released
         assert row.held or not row.queue.count
         timers += [
-            (hold.expires_ms, TimerKind.LOCK_EXPIRY, lock_key + keys.pack_number(hold.token))
+            (hold.expires_ms, TimerKind.SHARED_LOCK_EXPIRY, lock_key + keys.pack_number(hold.token))
             for hold in holds
+            if hold.shared
         ]
+        if row.exclusive is not None:
+            assert 0 < row.timer_ms <= row.exclusive.expires_ms
         if row.released is not None:
-            due_ms = row.released.forgotten_ms
-            timers.append((due_ms, TimerKind.LOCK_RELEASE_FORGOTTEN, lock_key))
+            assert 0 < row.timer_ms <= row.released.forgotten_ms
+        if row.timer_ms:
+            timers.append((row.timer_ms, TimerKind.LOCK_EXPIRY, lock_key))
         tokens += [hold.token for hold in holds]
         waiting += len(waiters(store, lock_key, row.queue))
     assert len(set(tokens)) == len(tokens)

@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "bc868bfba5d8aeb50da13919954bd9a2b50d559a054a74dc2be510a8c46936dc"
+GOLDEN_DIGEST = "a2d2c8de1787dd120e919c133f85c37bf53bbd60c638e396efa9a4ce30eb97d7"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:
