@@ -66,6 +66,8 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """The id of the last branch registered."""
     row_lock_count: int = 0
     """Rows that branches hold, each counted for each branch that shares it."""
+    row_lock_wait_count: int = 0
+    """Requests that wait for rows."""
     retention_ms: int = 24 * 3_600_000
     """How long an ended transaction is kept in full, in elapsed time."""
     summary_retention_ms: int = 30 * 24 * 3_600_000

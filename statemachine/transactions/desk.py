@@ -223,11 +223,8 @@ class Desk:
             self._leave_out(transaction, place)
             if transaction.row.program == Program.STATE_MACHINE:
                 stop_run(self.writes, transaction.row.xid, self.state.wall_ms)
-        for ticket in self.locks.tickets_of(transaction.row.xid):
-            # Nobody registers any more: what waits for rows waits in vain.
-            wait = self.locks.withdraw(ticket)
-            self.tickets.settle(ticket, not_active(transaction.row), place)
-            self.grant(self.locks.names_of(wait), place)
+        # Nobody registers any more: what waits for rows waits in vain.
+        self.refuse_waits(transaction.row.xid, not_active(transaction.row), place)
         if committed:
             for branch in transaction.branches:
                 if branch.mode in UNLOCKED_BY_DECISION:
@@ -412,6 +409,17 @@ class Desk:
 
     def release(self, transaction: Transaction, branch: Branch, place: int) -> None:
         self.grant(self.locks.release(transaction.row.xid, branch.branch_id), place)
+
+    def refuse_waits(self, xid: str, refused: Rejected, place: int) -> None:
+        """End all that a transaction waits for, then let those come whom that kept waiting.
+
+        Not one by one: the end of the first may be what lets the second be granted.
+        """
+        names: list[bytes] = []
+        for ticket in self.locks.tickets_of(xid):
+            names += self.locks.names_of(self.locks.withdraw(ticket))
+            self.tickets.settle(ticket, refused, place)
+        self.grant(names, place)
 
     def grant(self, names: Sequence[bytes], place: int) -> None:
         """Give rows that are free again to whoever waits for them."""

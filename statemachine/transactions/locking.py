@@ -127,10 +127,7 @@ def await_rows(
     pending = desk.tickets.open(place, TicketKind.ROW_LOCKS, b"", wait_ms)
     desk.locks.enqueue(pending.ticket, wait)
     if youngest is not None:
-        for ticket in desk.locks.tickets_of(youngest):
-            refused = desk.locks.withdraw(ticket)
-            desk.tickets.settle(ticket, _deadlock(conflict), place)
-            desk.grant(desk.locks.names_of(refused), place)
+        desk.refuse_waits(youngest, _deadlock(conflict), place)
     return pending
 
 

@@ -226,6 +226,7 @@ class RowLocks:
             self._writes.put(keys.ROW_LOCK_QUEUE + name + packed, value)
             row = self._get(name) or _unheld(lock)
             self._put(name, msgspec.structs.replace(row, waiters=row.waiters + 1))
+        self._state.row_lock_wait_count += 1
 
     def queue_is_full(self, locks: Sequence[RowLock]) -> bool:
         """Tell whether one of the rows has as many waiters as there may be."""
@@ -243,10 +244,13 @@ class RowLocks:
             row = self._get(name)
             assert row is not None, "a row that is waited for has a row"
             self._put(name, msgspec.structs.replace(row, waiters=row.waiters - 1))
+        self._state.row_lock_wait_count -= 1
         return wait
 
     def tickets_of(self, xid: str) -> list[Position]:
         """Return what a transaction waits for, in the order in which it began to."""
+        if not self._state.row_lock_wait_count:
+            return []
         prefix = keys.ROW_LOCK_WAITING_XID + keys.terminated(xid)
         rows = self._writes.scan(prefix, _after(prefix), limit=_GREATEST_SEARCHED)
         return [_ticket(key) for key, _ in rows]
@@ -257,7 +261,7 @@ class RowLocks:
         `names` are the rows whose holders or waiters have become fewer. The caller takes the rows
         of each request and withdraws it before it goes on.
         """
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(names) if self._state.row_lock_wait_count else ():
             row = self._get(name)
             if row is None or not row.waiters:
                 continue
@@ -269,11 +273,23 @@ class RowLocks:
                 ticket, _ = found
                 after = keys.pack_event(ticket.entry, ticket.place) + b"\0"
                 wait = self._wait(ticket)
-                if all(self._conflict(wait.xid, lock, ticket) is None for lock in wait.locks):
+                if self._is_free_for(ticket, wait):
                     yield ticket, wait
                 elif _wanted(wait)[name].exclusive:
-                    # Nobody behind it can have this row before it.
+                    # Nobody behind it can have this row before it, but its own transaction.
+                    yield from self._besides(ticket, wait.xid)
                     break
+
+    def _besides(self, ticket: Position, xid: str) -> Iterator[tuple[Position, Wait]]:
+        """Yield what else a transaction waits for and can have, whatever keeps one ticket."""
+        for other in self.tickets_of(xid):
+            stored = self._writes.get(_wait_key(other))
+            wait = None if stored is None or other == ticket else _waits.decode(stored)
+            if wait is not None and self._is_free_for(other, wait):
+                yield other, wait
+
+    def _is_free_for(self, ticket: Position, wait: Wait) -> bool:
+        return all(self._conflict(wait.xid, lock, ticket) is None for lock in wait.locks)
 
     def names_of(self, wait: Wait) -> list[bytes]:
         """Return the names of the rows that are waited for."""
@@ -418,7 +434,7 @@ class RowLocks:
         return prefix + keys.pack_number(int.from_bytes(last[len(prefix) :]) + 1)
 
     def _wait(self, ticket: Position) -> Wait:
-        row = self._writes.get(keys.ROW_LOCK_WAIT + keys.pack_event(ticket.entry, ticket.place))
+        row = self._writes.get(_wait_key(ticket))
         assert row is not None, "whoever stands in a queue waits"
         return _waits.decode(row)
 
@@ -502,6 +518,10 @@ def _wanted(wait: Wait) -> dict[bytes, RowLock]:
 
 def _owner(xid: str, branch_id: int) -> bytes:
     return keys.ROW_LOCK_OWNER + keys.terminated(xid) + keys.pack_number(branch_id)
+
+
+def _wait_key(ticket: Position) -> bytes:
+    return keys.ROW_LOCK_WAIT + keys.pack_event(ticket.entry, ticket.place)
 
 
 def _ticket(key: bytes) -> Position:

@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "a2d2c8de1787dd120e919c133f85c37bf53bbd60c638e396efa9a4ce30eb97d7"
+GOLDEN_DIGEST = "e9ef52eb6f0ca31ef6600d37c9282f670c94fe76c24ee19bdfc45db1ada6dbf9"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

@@ -270,10 +270,11 @@ class RowLocksAgainstTheirRules(RuleBasedStateMachine):
 
     @rule(xid=XIDS)
     def end(self, xid: str) -> None:
+        names: list[bytes] = []
         for ticket in self.table.locks.tickets_of(xid):
-            wait = self.table.locks.withdraw(ticket)
+            names += self.table.locks.names_of(self.table.locks.withdraw(ticket))
             del self.waiting[ticket]
-            self.grant([lock_name(lock) for lock in wait.locks])
+        self.grant(names)
         released = self.table.locks.release(xid, 1)
         self.held = {key: held for key, held in self.held.items() if key[0] != xid}
         self.grant(released)

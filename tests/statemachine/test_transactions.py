@@ -323,6 +323,26 @@ def test_a_younger_waiter_is_refused_when_an_older_closes_the_cycle() -> None:
     assert log.settled(old) is None
 
 
+def test_nobody_waits_behind_what_the_same_transaction_waits_for() -> None:
+    log = Transactions()
+    for xid in "xyz":
+        log.begin(xid)
+    log.branch(row(1))
+    reader = log.register(row(1, exclusive=False), xid="z", wait_ms=10_000)
+    alone = log.register(row(1), xid="y", wait_ms=10_000)
+    behind = log.register(row(1, exclusive=False), xid="y", wait_ms=10_000)
+    log.commit("x")
+    for pending in (reader, behind):
+        granted = log.settled(pending)
+        assert granted is not None
+        assert isinstance(result(granted), BranchRegistered)
+    assert log.settled(alone) is None
+    log.roll_back("y")
+    refused = log.settled(alone)
+    assert refused is not None
+    assert code(refused) is RejectionCode.TRANSACTION_NOT_ACTIVE
+
+
 def test_a_withdrawn_branch_gives_its_rows_back_and_never_counted() -> None:
     log = Transactions()
     log.begin("x")
