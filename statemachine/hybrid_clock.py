@@ -27,7 +27,8 @@ _TIMESTAMP_NEGATIVE: Final = Rejected(
 
 def next_timestamp(state: MachineState) -> int:
     """Return the successor of the last timestamp at the entry's time; it may be too great."""
-    return max(state.hlc + 1, state.wall_ms << LOGICAL_BITS)
+    following, physical = state.hlc + 1, state.wall_ms << LOGICAL_BITS
+    return following if following > physical else physical
 
 
 def tick(state: MachineState) -> Outcome:

@@ -113,18 +113,19 @@ class Desk:
         self.locks = RowLocks(state, writes)
         self.channel_revision = 0
         """Counts registrations of resource managers."""
-        self._open: dict[str, Transaction] = {}
-        """Those that commands of the present entry have worked on."""
+        self._open: dict[str, Transaction | None] = {}
+        """Those that commands of the present entry have asked for; None: there is none."""
         self._kept: OrderedDict[str, Transaction] = OrderedDict()
         """Those of earlier entries that are as they stand in the state, the last used one last."""
 
     def save(self) -> None:
         """Write what the entry changed."""
         for transaction in self._open.values():
-            transaction.save()
-            if transaction.row.due_ms >= 0:
-                self.due.note(transaction.row.xid)
-            self._keep(transaction)
+            if transaction is not None:
+                transaction.save()
+                if transaction.row.due_ms >= 0:
+                    self.due.note(transaction.row.xid)
+                self._keep(transaction)
         self._open.clear()
 
     def _keep(self, transaction: Transaction) -> None:
@@ -136,15 +137,14 @@ class Desk:
                 self._kept.popitem(last=False)
 
     def find(self, xid: str) -> Transaction | None:
-        found = self._open.get(xid)
+        if xid in self._open:
+            return self._open[xid]
+        found = self._kept.pop(xid, None)
         if found is None:
-            found = self._kept.pop(xid, None)
-            if found is None:
-                row = get_global(self.writes, xid)
-                if row is None:
-                    return None
+            row = get_global(self.writes, xid)
+            if row is not None:
                 found = Transaction(self.state, self.writes, row, is_new=False)
-            self._open[xid] = found
+        self._open[xid] = found
         return found
 
     def close(self, xid: str) -> None:
@@ -200,7 +200,7 @@ class Desk:
             registered_ms=state.wall_ms,
             updated_ms=state.wall_ms,
         )
-        transaction.add_branch(branch)
+        transaction.add_branches(branch)
         channel_binding.bind(self.writes, transaction.row.xid, branch)
         transaction.happen(place, BranchStatus.REGISTERED, branch_id=branch_id, detail=branch.name)
         return branch_id
@@ -255,6 +255,8 @@ class Desk:
         """Tell all who wait for the end where the transaction stands."""
         row = transaction.row
         tickets = [*row.waiting, *(committer.ticket for committer in row.committing)]
+        if not tickets:
+            return
         transaction.change(waiting=(), committing=())
         for ticket in tickets:
             self.tickets.settle(ticket, Applied(answer_of(row)), place)

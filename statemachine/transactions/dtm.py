@@ -275,8 +275,8 @@ def _run_at_once(desk: Desk, opened: Transaction, wanted: DtmTransaction, place:
     """Do what `Desk.advance` would come to, without going through each state of each step."""
     state = desk.state
     first = state.last_branch + 1
-    for at, step in enumerate(wanted.steps):
-        branch = _branch(
+    branches = [
+        _branch(
             step.name,
             Mode.SAGA,
             step.calls,
@@ -284,11 +284,16 @@ def _run_at_once(desk: Desk, opened: Transaction, wanted: DtmTransaction, place:
             depends_on=(first + step.depends_on[0],) if step.depends_on else (),
             retry=step.retry,
             status=BranchStatus.PHASE_TWO_COMMITTED,
-            branch_id=first + at,
+            branch_id=branch_id,
             at_ms=state.wall_ms,
         )
-        opened.add_branch(branch)
-        opened.happen(place, BranchStatus.REGISTERED, branch_id=branch.branch_id, detail=step.name)
+        for branch_id, step in enumerate(wanted.steps, first)
+    ]
+    opened.add_branches(*branches)
+    for branch in branches:
+        opened.happen(
+            place, BranchStatus.REGISTERED, branch_id=branch.branch_id, detail=branch.name
+        )
     state.last_branch += len(wanted.steps)
     for branch_id in range(first, state.last_branch + 1):
         opened.happen(place, BranchStatus.PHASE_ONE_DONE, branch_id=branch_id)

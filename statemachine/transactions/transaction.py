@@ -110,12 +110,15 @@ class Transaction:
     # --- changing
 
     def change(self, **fields: object) -> None:
+        """Each time makes a new row: what changes together is named together."""
         self.row = msgspec.structs.replace(self.row, **fields)
 
-    def add_branch(self, branch: Branch) -> None:
-        self._loaded()[branch.branch_id] = branch
-        self._changed[branch.branch_id] = None
-        self.change(branches=self.row.branches + 1)
+    def add_branches(self, *branches: Branch) -> None:
+        loaded = self._loaded()
+        for branch in branches:
+            loaded[branch.branch_id] = branch
+            self._changed[branch.branch_id] = None
+        self.change(branches=self.row.branches + len(branches))
 
     def change_branch(self, branch: Branch, **fields: object) -> Branch:
         changed = msgspec.structs.replace(branch, updated_ms=self._state.wall_ms, **fields)
@@ -126,15 +129,12 @@ class Transaction:
     def happen(self, place: int, event: str, *, branch_id: int = 0, detail: str = "") -> None:
         """Add a line to the timeline, with a tick of the replicated clocks."""
         state = self._state
-        state.hlc = next_timestamp(state)
-        state.coordinator_lamport += 1
+        state.hlc = hlc = next_timestamp(state)
+        state.coordinator_lamport = lamport = state.coordinator_lamport + 1
         index = Position(state.applied_index, place)
         self._happened.append(
-            Happening(
-                index, state.hlc, state.coordinator_lamport, event, branch_id,
-                detail[:GREATEST_DETAIL],
-            )
-        )  # fmt: skip
+            Happening(index, hlc, lamport, event, branch_id, detail[:GREATEST_DETAIL])
+        )
 
     def tell(self, place: int, event: str, branch_id: int, detail: str) -> None:
         """Add a line of which there may be any number, while there are not too many."""
@@ -143,19 +143,28 @@ class Transaction:
 
     def decide(self, happens: GlobalInput, reason: str, place: int) -> None:
         """Take a decision; the transaction must be undecided."""
-        self.advance(happens, place, detail=reason)
-        self.change(decided_ms=self._state.wall_ms, reason=reason[:GREATEST_DETAIL])
+        self.advance(
+            happens,
+            place,
+            detail=reason,
+            decided_ms=self._state.wall_ms,
+            reason=reason[:GREATEST_DETAIL],
+        )
         self.disarm_deadline()
 
-    def advance(self, happens: GlobalInput, place: int, *, detail: str = "") -> None:
+    def advance(
+        self, happens: GlobalInput, place: int, *, detail: str = "", **fields: object
+    ) -> None:
         """Go on to the status that the table names; there must be one."""
         status = after(self.row.status, happens)
         assert status is not None, f"{self.row.status} cannot {happens}"
         if status is not self.row.status:
-            self.change(status=status)
+            fields["status"] = status
             self.happen(place, status.value, detail=detail)
         if status in ENDED:
-            self.change(ended_ms=self._state.wall_ms)
+            fields["ended_ms"] = self._state.wall_ms
+        self.change(**fields)
+        if status in ENDED:
             expires_at_ms = self._state.elapsed_ms + self._state.retention_ms
             timers.arm(
                 self._writes,
