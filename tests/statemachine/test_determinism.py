@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "e9ef52eb6f0ca31ef6600d37c9282f670c94fe76c24ee19bdfc45db1ada6dbf9"
+GOLDEN_DIGEST = "af12532362d2bcb7ee2dc57fc33d0f9ab748543163bea4adc1c98cc5bf970290"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:
