@@ -83,6 +83,38 @@ def test_a_branch_waits_for_rows_and_is_given_them(log: Branches) -> None:
     assert result(granted) == RowsLocked(xid="x", branch_id=branch)
 
 
+def waits_twice(log: Branches) -> tuple[Outcome, Outcome]:
+    """Let x wait for two rows, and with another request to share the first of them."""
+    log.begin("z")
+    log.branch(row_of(1), xid="y")
+    shared = row_of(1, exclusive=False)
+    log.register(shared, xid="z", wait_ms=1_000)
+    return (
+        log.register(row_of(1), row_of(2), wait_ms=1_000),
+        log.register(shared, wait_ms=1_000),
+    )
+
+
+def test_what_a_transaction_wants_besides_does_not_wait_for_itself(log: Branches) -> None:
+    both, one = waits_twice(log)
+    log.commit("y")
+    assert log.settled(both) is None
+    assert isinstance(log.settled(one), Applied)
+    log.roll_back()
+    assert isinstance(log.settled(both), Rejected)
+
+
+def test_all_waits_of_what_is_decided_end(log: Branches) -> None:
+    waits = waits_twice(log)
+    log.roll_back()
+    for pending in waits:
+        refused = log.settled(pending)
+        assert refused is not None
+        assert code(refused) is RejectionCode.TRANSACTION_NOT_ACTIVE
+    log.commit("y")
+    assert log.rows(keys.ROW_LOCK_WAIT) == []
+
+
 def test_rows_since_a_savepoint_are_given_back_and_go_to_who_waits(log: Branches) -> None:
     branch = log.branch(row_of(1), mode="TXC", done=False)
     log.lock(branch, row(2), row(3))
