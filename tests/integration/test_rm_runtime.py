@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import ssl
@@ -303,16 +304,27 @@ async def test_a_parents_death_is_noticed_though_its_child_lives() -> None:
             await until(lambda: len(api.channels) == 0, "the node notices")
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await process.communicate()
 
 
-async def test_nothing_of_it_is_left_when_it_is_closed(api: Api) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_nothing_of_it_is_left_when_it_is_closed(api: Api, tls: bool) -> None:
     before = {thread.name for thread in threading.enumerate()}
+    context = ssl.create_default_context(cafile=AUTHORITY)
     files = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        async with applying(api) as application:
+    async with over_tls(api) as port:
+        for _ in range(5):
+            application = Application(
+                [f"127.0.0.1:{port if tls else api.port}"],
+                application_id="orders",
+                discover=False,
+                ssl_context=context if tls else None,
+            )
             application.attach(Recording())
             await application.session_id(application.awaiting)
+            await application.aclose()
+            # What was not closed warns now, and that is an error here.
+            gc.collect()
     await until(lambda: len(os.listdir("/proc/self/fd")) <= files + 1)
     assert "tidelock" not in {thread.name for thread in threading.enumerate()} - before
     assert await listed(api) == []

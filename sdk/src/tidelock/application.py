@@ -33,7 +33,8 @@ from tidelock.rm.roster import Roster
 from tidelock.rm.runtime import DRAIN_MS, SESSION_WITHIN_MS, Runtime
 from tidelock.rm.session import Identity
 
-_AT_EXIT_MS: Final = 2_000
+_DRAIN_AT_EXIT_MS: Final = 3_000
+_AT_EXIT_S: Final = 5.0
 
 
 class NotConfiguredError(TidelockError):
@@ -211,8 +212,8 @@ class Application:
         runtime = self._runtime
         if runtime is not None:
             with contextlib.suppress(Exception):
-                ending = self.client.submit(lambda _: runtime.close(_AT_EXIT_MS // 2))
-                ending.result(_AT_EXIT_MS / 1000)
+                ending = self.client.submit(lambda _: runtime.close(_DRAIN_AT_EXIT_MS))
+                ending.result(_AT_EXIT_S)
 
 
 _living: Final[weakref.WeakSet[Application]] = weakref.WeakSet()

@@ -65,6 +65,8 @@ class Connection:
         self._complaint: Complaint | None = None
         self.descriptor = socket.get_extra_info("socket")
         """What a child process has inherited."""
+        carrier = socket._response.connection
+        self._carrier = None if carrier is None else carrier.transport
 
     @property
     def is_open(self) -> bool:
@@ -139,13 +141,10 @@ class Connection:
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass
         finally:
-            self._abort()
-
-    def _abort(self) -> None:
-        # What is still to be written to a node that takes nothing would keep the socket open.
-        connection = self._socket._response.connection
-        if connection is not None and connection.transport is not None:
-            connection.transport.abort()
+            # What is still to be written to a node that takes nothing, or a farewell of TLS that
+            # does not come, would keep the socket open.
+            if self._carrier is not None:
+                self._carrier.abort()
 
 
 async def connect(transport: Transport, url: URL) -> Connection:
