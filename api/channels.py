@@ -187,13 +187,21 @@ class Channels:
     def is_full(self) -> bool:
         return len(self._open) >= self.settings.greatest_channels
 
+    def start(self) -> None:
+        """Keep the state and the connections together from now on.
+
+        A node does it before anybody connects: it may hold sessions of its last run, and nobody
+        else gives them up when it was away so briefly that no one noticed.
+        """
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._keep(), name="channels")
+
     # --- connections
 
     def opened(self, connection: Connection) -> Channel:
         channel = Channel(connection, asyncio.get_running_loop().time())
         self._open[channel.number] = channel
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._keep_while_open(), name="channels")
+        self.start()
         return channel
 
     def registered(self, channel: Channel, session_id: int) -> None:
@@ -260,7 +268,7 @@ class Channels:
 
     # --- what the state says
 
-    async def _keep_while_open(self) -> None:
+    async def _keep(self) -> None:
         """Compare what is open with what is replicated, for as long as this node runs."""
         while True:
             await asyncio.sleep(_KEEP_EVERY_S)

@@ -38,6 +38,7 @@ class ConnectedManagers:
         self._lost_nodes = LostNodes(engine, cluster, reader)
 
     def start(self) -> None:
+        self.channels.start()
         self._cleaner.start()
         self._lost_nodes.start()
 

@@ -233,6 +233,11 @@ class SimulatedCluster:
         if process.paused:
             self.world.resume(process)
 
+    def end(self) -> None:
+        """The run is over."""
+        for loop in self._loops:
+            loop.abandon()
+
     # --- asking
 
     def engine(self, name: str) -> Engine | None:

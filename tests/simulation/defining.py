@@ -183,12 +183,20 @@ def _index(step: str) -> int:
 class DefinitionClients:
     """`tests.simulation.clients.Clients` of sagas that follow definitions."""
 
-    def __init__(self, cluster: SimulatedCluster, callers: Callers, drivers: Drivers) -> None:
+    def __init__(
+        self,
+        cluster: SimulatedCluster,
+        callers: Callers,
+        drivers: Drivers,
+        *,
+        trouble: float | None = None,
+    ) -> None:
+        """`trouble`: how much of what services are asked goes wrong; None: the seed tells."""
         self._cluster = cluster
         self._world = cluster.world
         self._callers = callers
         self._drivers = drivers
-        self._trouble = self._world.rng.choice((0.0, 0.2, 0.5))
+        self._trouble = self._world.rng.choice((0.0, 0.2, 0.5)) if trouble is None else trouble
         self._services = Services()
         self._begun: dict[str, Wish] = {}
         self._running = False

@@ -35,7 +35,6 @@ _LOCAL_S = 2.0
 _VANISHES = 0.05
 _PATIENCE_S = 4.0
 """How long a manager waits to be welcomed."""
-_MISHAPS_PER_S = 0.15
 
 _CLOSED_FOR_GOOD = 4410
 _REFUSED = (4400, 4429)
@@ -50,13 +49,20 @@ class ResourceManagers:
         callers: Callers,
         channels: SimulatedChannels,
         drivers: Drivers,
+        *,
+        trouble: float | None = None,
+        mishaps_per_s: float = 0.15,
     ) -> None:
+        """`trouble`: how much of what managers are asked goes wrong; None: the seed tells.
+        `mishaps_per_s` are those of each manager.
+        """
         self.cluster = cluster
         self.world = cluster.world
         self.callers = callers
         self.channels = channels
         self._drivers = drivers
-        self.trouble = self.world.rng.choice((0.0, 0.2, 0.5))
+        self.trouble = self.world.rng.choice((0.0, 0.2, 0.5)) if trouble is None else trouble
+        self.mishaps_per_s = mishaps_per_s
         self.ledger = Ledger()
         self.counters: Counter[str] = Counter()
         self.begun: list[str] = []
@@ -209,7 +215,7 @@ class _Manager:
     # --- what befalls it
 
     def expect_mishap(self) -> None:
-        self._world.at(self._world.rng.expovariate(_MISHAPS_PER_S), self._suffer)
+        self._world.at(self._world.rng.expovariate(self._clients.mishaps_per_s), self._suffer)
 
     def _suffer(self) -> None:
         if not self._clients.running:

@@ -90,6 +90,8 @@ def run_seed(seed: int, duration_s: float = 30.0, mix: Sequence[str] | None = No
         run.run(duration_s)
     except Violation as found:
         violation = str(found)
+    finally:
+        run.cluster.end()
     return Result(
         seed,
         violation,

@@ -17,9 +17,12 @@ from node.consensus.engine import Engine
 from node.delivery.crash_points import CrashPoint, Reach, nowhere
 from statemachine.transactions.transaction import Transaction
 from tests.simulation.calls import Callers
+from tests.simulation.channels import SimulatedChannels
 from tests.simulation.cluster import SimulatedCluster
+from tests.simulation.defining import DefinitionClients
 from tests.simulation.driving import Drivers
 from tests.simulation.housekeeping import SimulatedHousekeeping
+from tests.simulation.managing import ResourceManagers
 from tests.simulation.transacting import TransactionClients
 from tests.simulation.world import Process, ProcessStopped, World
 
@@ -89,6 +92,40 @@ OF_THE_COORDINATOR = [
     "RECOVERED",
 ]
 
+OF_CHANNELS = [
+    (P.LOOKED_AT, "ASYNC_COMMITTING", ""),
+    (P.CALL_BEGUN, "COMMIT", ""),
+    (P.CALL_BEGUN, "ROLLBACK", ""),
+    (P.ANSWERED, "COMMIT", "DONE"),
+    (P.ANSWERED, "COMMIT", "RETRY"),
+    (P.ANSWERED, "ROLLBACK", "DONE"),
+    (P.ANSWERED, "ROLLBACK", "RETRY"),
+    (P.TAKEN, "COMMIT", ""),
+    (P.TAKEN, "ROLLBACK", ""),
+]
+"""Points of branches of AT, TCC, XA and LCN whose resource managers are on channels."""
+
+OF_DEFINITIONS = [
+    (P.LOOKED_AT, "BEGIN", ""),
+    (P.CALL_SENT, "FORWARD", ""),
+    (P.ANSWERED, "FORWARD", "DONE"),
+    (P.ANSWERED, "FORWARD", "FAILED"),
+    (P.ANSWERED, "FORWARD", "RETRY"),
+    (P.TAKEN, "FORWARD", ""),
+    (P.CALL_SENT, "ROLLBACK", ""),
+    (P.ANSWERED, "ROLLBACK", "DONE"),
+    (P.TAKEN, "ROLLBACK", ""),
+]
+"""Points of sagas that follow definitions."""
+
+OF_THE_COORDINATOR_OF_CHANNELS = [
+    "ASYNC_COMMITTING",
+    "BRANCH_STATUS",
+    "COMMIT_RETRYING",
+    "PHASE_TWO_ROLLED_BACK",
+    "RECOVERED",
+]
+
 CRASHES = 3
 """How often the leader of the moment dies at the point."""
 
@@ -126,19 +163,35 @@ class Crashes:
 class Scene:
     """A busy cluster whose leaders die."""
 
-    def __init__(self, seed: int, *, power_loss: bool) -> None:
+    def __init__(self, seed: int, *, power_loss: bool, clients: str = "transactions") -> None:
         logging.disable(logging.CRITICAL)
         self.world = World(seed)
         self.cluster = SimulatedCluster(self.world, 3)
         self.crashes = Crashes(self.cluster, power_loss=power_loss)
+        self._clients = clients
 
     def run(self, reach: Reach = nowhere) -> Counter[str]:
         """Return what became of the transactions. Raises: Violation"""
+        try:
+            return self._run(reach)
+        finally:
+            self.cluster.end()
+
+    def _run(self, reach: Reach) -> Counter[str]:
         world, cluster = self.world, self.cluster
         SimulatedHousekeeping(cluster)
         callers = Callers(cluster)
-        drivers = Drivers(cluster, lambda _name: reach)
-        clients = TransactionClients(cluster, callers, drivers, rate_per_s=7.0, trouble=0.5)
+        channels = SimulatedChannels(cluster) if self._clients == "managers" else None
+        drivers = Drivers(cluster, lambda _name: reach, channels)
+        clients: TransactionClients | ResourceManagers | DefinitionClients
+        if channels is not None:
+            clients = ResourceManagers(
+                cluster, callers, channels, drivers, trouble=0.4, mishaps_per_s=0.6
+            )
+        elif self._clients == "definitions":
+            clients = DefinitionClients(cluster, callers, drivers, trouble=0.4)
+        else:
+            clients = TransactionClients(cluster, callers, drivers, rate_per_s=7.0, trouble=0.5)
         clients.start()
         cluster.start_all()
         cluster.wait_for_leader()
@@ -150,11 +203,10 @@ class Scene:
         cluster.resume(leader)
         world.run_until(world.now + 7.0)
         clients.stop()
-        cluster.wait_for(
-            lambda: callers.open_calls() == 0 and clients.at_rest() and self._agrees(),
-            60.0,
-            "every transaction has ended",
-        )
+        ends_at = world.now + 60.0
+        while callers.open_calls() or not (self._agrees() and clients.at_rest()):
+            assert world.now < ends_at, "not every transaction has ended"
+            world.run_until(world.now + 0.05)
         world.run_until(world.now + 7.0)
         assert self.crashes.count > 0, "the point was never reached"
         clients.check()
@@ -178,6 +230,24 @@ def test_a_driver_dies_and_nothing_is_left_half_done(
             scene.crashes.reached(point)
 
     assert scene.run(reach)["transactions_COMMITTED"] > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("clients", "at"),
+    [("managers", at) for at in OF_CHANNELS] + [("definitions", at) for at in OF_DEFINITIONS],
+)
+def test_a_driver_of_channels_or_definitions_dies_and_nothing_is_left_half_done(
+    clients: str, at: tuple[CrashPoint, str, str]
+) -> None:
+    number = (OF_CHANNELS if clients == "managers" else OF_DEFINITIONS).index(at)
+    scene = Scene(3_000 + number, power_loss=number % 2 == 0, clients=clients)
+
+    def reach(*reached: str) -> None:
+        if reached == at:
+            scene.crashes.reached(at[0])
+
+    assert scene.run(reach)[f"{clients}_COMMITTED"] > 0
 
 
 @pytest.fixture
@@ -205,6 +275,24 @@ def test_a_coordinator_dies_and_nothing_is_left_half_done(
 ) -> None:
     at = OF_THE_COORDINATOR.index(event)
     scene = Scene(2_000 + 2 * at + applied, power_loss=at % 2 == 0)
+    assert die_at(scene, happenings, event, applied=applied)["transactions_COMMITTED"] > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("applied", [False, True], ids=["midst", "applied"])
+@pytest.mark.parametrize("event", OF_THE_COORDINATOR_OF_CHANNELS)
+def test_a_coordinator_of_channels_dies_and_nothing_is_left_half_done(
+    happenings: list[Callable[[str], None]], event: str, applied: bool
+) -> None:
+    at = OF_THE_COORDINATOR_OF_CHANNELS.index(event)
+    scene = Scene(4_000 + 2 * at + applied, power_loss=at % 2 == 0, clients="managers")
+    assert die_at(scene, happenings, event, applied=applied)["managers_COMMITTED"] > 0
+
+
+def die_at(
+    scene: Scene, happenings: list[Callable[[str], None]], event: str, *, applied: bool
+) -> Counter[str]:
+    """Run a scene whose leader dies in the midst of an entry with the event, or behind it."""
     applying: list[Engine] = []
     happened: list[str] = []
 
@@ -237,7 +325,7 @@ def test_a_coordinator_dies_and_nothing_is_left_half_done(
 
     happenings.append(heard)
     scene.cluster.on_started.append(watch)
-    assert scene.run()["transactions_COMMITTED"] > 0
+    return scene.run()
 
 
 def test_there_are_as_many_points_as_were_promised() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from node.consensus.engine import Engine
 from statemachine.codec import encode_request
 from statemachine.commands import RecordEvent, Request
 from statemachine.outcomes import RequestOutcome
+from statemachine.transactions.channel_rows import list_sessions
+from tests.simulation.channels import SimulatedChannels
 from tests.simulation.cluster import SimulatedCluster
+from tests.simulation.housekeeping import SimulatedHousekeeping
 from tests.simulation.storage import SimulatedStorage
 from tests.simulation.world import Violation, World
 
@@ -177,3 +181,25 @@ def test_a_row_that_a_disk_lost_is_noticed_by_comparing_with_the_others(
     storage.end_entry()
     with pytest.raises(Violation, match=f"{victim} found its state diverged"):
         record_and_wait(cluster)
+
+
+def test_a_node_gives_up_the_sessions_of_its_last_run_though_nobody_noticed_its_end() -> None:
+    """One that was back at once, and to which nobody came, once kept the session of a resource
+    manager that had died with it for ever: nobody could be told that the manager was gone."""
+    cluster = SimulatedCluster(World(1), 3)
+    channels = SimulatedChannels(cluster)
+    SimulatedHousekeeping(cluster)
+    cluster.start_all()
+    leader = cluster.wait_for_leader()
+    follower = others(cluster, leader)[0]
+    heard: list[bytes] = []
+    wire = channels.connect(follower, heard.append, lambda _code: None)
+    assert wire is not None
+    register = {"applicationId": "a", "host": "h", "resources": ["db"], "modes": ["LCN"]}
+    wire.say(msgspec.json.encode({"type": "register", **register}))
+    cluster.wait_for(lambda: bool(heard), 5.0, "the manager is welcomed")
+    cluster.kill(follower)
+    cluster.start(follower)
+    reader = cluster.wait_for_leader().machine_store
+    cluster.wait_for(lambda: not list_sessions(reader, 0, 1), 10.0, "its session ends")
+    cluster.end()
