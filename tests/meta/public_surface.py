@@ -137,3 +137,15 @@ def tests_of_applications() -> None:
         assert_type([each.status == "COMMITTED" for each in coordinator.transactions()], list[bool])
         assert_type(coordinator.wait_until(lambda: 1), int)
         coordinator.assert_clean(sessions=True)
+
+
+def databases(application: tidelock.Application) -> None:
+    """SQL whose effect is undone."""
+    source: tidelock.AtDataSource = tidelock.AtDataSource(
+        lambda: None,
+        application=application,
+        resource_id="mysql:shop",
+        allow={"stock"},
+        dirty=tidelock.DirtyPolicy.SKIP,
+    )
+    source.close()

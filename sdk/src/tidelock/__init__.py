@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tidelock.application import Application, NotConfiguredError, configure, configured
+    from tidelock.at.phase_two import DirtyPolicy
+    from tidelock.at.resource import AtDataSource
     from tidelock.errors import (
         BranchFailedError,
         LockConflictError,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 _MODULES: Final = {
     "tidelock.application": ("Application", "NotConfiguredError", "configure", "configured"),
+    "tidelock.at.phase_two": ("DirtyPolicy",),
+    "tidelock.at.resource": ("AtDataSource",),
     "tidelock.errors": (
         "BranchFailedError",
         "LockConflictError",
@@ -67,8 +71,10 @@ _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name
 
 __all__ = [
     "Application",
+    "AtDataSource",
     "BranchFailedError",
     "CommitFailedError",
+    "DirtyPolicy",
     "LockConflictError",
     "NotConfiguredError",
     "OutcomeUnknownError",

@@ -36,6 +36,25 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "rm.before-lost": "The session has ended, and what ends with it is still there.",
         "rm.after-lost": "What ended with the session is gone; the new one is not used yet.",
         "rm.before-leave": "No call is under way any more; the session waits to be ended.",
+        # AT (tidelock.at)
+        "at.before-register": "Rows are changed in the local transaction; nobody knows of it.",
+        "at.after-register": "The branch is registered and its rows are locked.",
+        "at.before-undo-row": "The local transaction has no undo row yet.",
+        "at.after-undo-row": "It has one.",
+        "at.before-local-commit": "Everything is in the local transaction.",
+        "at.after-local-commit": "The local transaction is committed; nobody was told.",
+        "at.before-report": "The same, and the report is about to go.",
+        "at.after-report": "The coordinator knows that the branch is done.",
+        "at.before-placeholder": "A branch without an undo row is rolled back.",
+        "at.after-placeholder": "Its placeholder is there, and not committed.",
+        "at.before-restore": "The undo row is locked; a statement's rows are not restored.",
+        "at.after-restore": "They are restored, and not committed.",
+        "at.before-tombstone": "All rows are restored; the undo row is still to be undone.",
+        "at.after-tombstone": "The undo row is a tombstone, and nothing is committed.",
+        "at.before-rollback-commit": "The same.",
+        "at.after-rollback-commit": "The branch is undone; nobody was told.",
+        "at.before-delete": "Undo rows of finished branches are about to be deleted.",
+        "at.after-delete": "They are deleted.",
     }
 )
 """Each name with what holds in that moment."""

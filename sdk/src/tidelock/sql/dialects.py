@@ -34,6 +34,10 @@ class Dialect:
         """Say whether a unique index refused a row."""
         raise NotImplementedError
 
+    def is_constraint(self, error: BaseException) -> bool:
+        """Say whether a constraint refused a row: of a unique index, a foreign key, a check."""
+        raise NotImplementedError
+
     def is_transient(self, error: BaseException) -> bool:
         """Say whether the same local transaction may succeed when it is run again: a deadlock, a
         row that stayed locked, a serialisation failure.
@@ -59,6 +63,10 @@ class MySQL(Dialect):
         """ER_DUP_ENTRY, and as it is called with the index's name."""
         return _number(error) in {1062, 1586}
 
+    def is_constraint(self, error: BaseException) -> bool:
+        """The errors of duplicates, of foreign keys, of checks, and of NULL."""
+        return _number(error) in {1062, 1586, 1451, 1452, 1216, 1217, 4025, 3819, 1048}
+
     def is_transient(self, error: BaseException) -> bool:
         """ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_CHECKREAD."""
         return _number(error) in {1213, 1205, 1020}
@@ -76,6 +84,10 @@ class PostgreSQL(Dialect):
     def is_duplicate(self, error: BaseException) -> bool:
         """unique_violation."""
         return _state(error) == "23505"
+
+    def is_constraint(self, error: BaseException) -> bool:
+        """Class 23, integrity constraint violation."""
+        return _state(error).startswith("23")
 
     def is_transient(self, error: BaseException) -> bool:
         """serialization_failure, deadlock_detected, lock_not_available."""
@@ -95,6 +107,11 @@ class SQLite(Dialect):
     def is_duplicate(self, error: BaseException) -> bool:
         """SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID."""
         return getattr(error, "sqlite_errorcode", 0) in {2067, 1555, 2579}
+
+    def is_constraint(self, error: BaseException) -> bool:
+        """SQLITE_CONSTRAINT, with what is special about it in higher bits."""
+        code = getattr(error, "sqlite_errorcode", 0)
+        return isinstance(code, int) and code & 0xFF == 19
 
     def is_transient(self, error: BaseException) -> bool:
         """SQLITE_BUSY and SQLITE_LOCKED, with what is special about them in higher bits."""

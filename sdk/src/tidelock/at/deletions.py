@@ -1,0 +1,57 @@
+"""Undo rows of committed branches, deleted in the background and many at once.
+
+What is lost with the process, or cannot be deleted now, goes by the coordinator's `clean`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+Branch = tuple[str, int]
+
+GREATEST_WAITING: Final = 50_000
+GREATEST_BATCH: Final = 400
+_PAUSE_S: Final = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+class Deletions:
+    """What is to be deleted in one database. It lives on one loop."""
+
+    def __init__(self, delete: Callable[[Sequence[Branch]], Awaitable[None]]) -> None:
+        self._delete = delete
+        self._waiting: dict[Branch, None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many branches wait."""
+        return len(self._waiting)
+
+    def add(self, branch: Branch) -> None:
+        """Have a branch's rows deleted soon. When too many wait, it is left to `clean`."""
+        if len(self._waiting) < GREATEST_WAITING:
+            self._waiting[branch] = None
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def drain(self) -> None:
+        """Return when nothing waits any more."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        while self._waiting:
+            # Others may be committed by then, which go with the same statement.
+            await asyncio.sleep(_PAUSE_S)
+            batch = list(self._waiting)[:GREATEST_BATCH]
+            try:
+                await self._delete(batch)
+            except Exception as error:
+                _log.warning("%d undo rows are left to be cleaned later: %s", len(batch), error)
+            for branch in batch:
+                self._waiting.pop(branch, None)

@@ -1,0 +1,195 @@
+"""A database in the AT mode: connections whose work is undone when the transaction rolls back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Final
+
+from tidelock.application import Application, configured
+from tidelock.at.branches import DEFAULT_LOCK_WAIT_MS, Branches
+from tidelock.at.deletions import Branch, Deletions
+from tidelock.at.phase_one import PhaseOne, Rules
+from tidelock.at.phase_two import DirtyPolicy, Rollback
+from tidelock.at.undo_log import UndoLog
+from tidelock.calls import Calls
+from tidelock.crash_points import reached
+from tidelock.driving import drive
+from tidelock.rm.resource import BranchCall, BranchStatus, Mode, PhaseTwoResult, PhaseTwoStatus
+from tidelock.sql.catalog import Catalog
+from tidelock.sql.databases import Database
+from tidelock.sql.drivers import session_of
+from tidelock.sql.identity import identify
+from tidelock.sql.session import Session
+
+
+class AtResource:
+    """Phase two of AT branches in one database. Implements `tidelock.rm.resource.Resource`."""
+
+    mode: Final[Mode] = "AT"
+
+    def __init__(
+        self, resource_id: str, database: Database, rules: Rules, policy: DirtyPolicy
+    ) -> None:
+        self._resource_id = resource_id
+        self._database = database
+        self._rules = rules
+        self._rollback = Rollback(rules.undo_log, rules.catalog, policy)
+        self._deletions: tuple[asyncio.AbstractEventLoop, Deletions] | None = None
+
+    @property
+    def resource_id(self) -> str:
+        """The database, by the server's own name for it."""
+        return self._resource_id
+
+    async def commit(self, call: BranchCall) -> PhaseTwoResult:
+        """Say at once that it is committed, as it is; delete its undo row in the background."""
+        self._soon().add((call.xid, call.branch_id))
+        return PhaseTwoResult(status=PhaseTwoStatus.COMMITTED)
+
+    def _soon(self) -> Deletions:
+        loop = asyncio.get_running_loop()
+        if self._deletions is None or self._deletions[0] is not loop:
+            self._deletions = loop, Deletions(self._delete)
+        return self._deletions[1]
+
+    async def _delete(self, branches: Sequence[Branch]) -> None:
+        async def delete(session: Session) -> None:
+            await session.begin()
+            reached("at.before-delete")
+            await self._rules.undo_log.delete(session, branches)
+            await session.commit()
+            reached("at.after-delete")
+
+        await self._database.run(delete)
+
+    async def rollback(self, call: BranchCall) -> PhaseTwoResult:
+        """Undo the branch."""
+        return await self._database.run(lambda session: self._rollback.roll_back(session, call))
+
+    async def status(self, call: BranchCall) -> BranchStatus:
+        """Tell from the undo row what became of the branch."""
+
+        async def look(session: Session) -> BranchStatus:
+            found = await self._rollback.status(session, call)
+            if session.in_transaction:
+                await session.rollback()
+            return found
+
+        return await self._database.run(look)
+
+    async def clean(self, ended: Sequence[BranchCall]) -> None:
+        """Forget tombstones, placeholders, and undo rows that are not deleted yet."""
+        await self._delete([(call.xid, call.branch_id) for call in ended])
+
+
+class AtDataSource:
+    """What an application connects through, so that its SQL takes part in global transactions::
+
+        orders = AtDataSource(lambda: pymysql.connect(host="db", database="orders"))
+
+        @tidelock.global_transaction()
+        def buy() -> None:
+            with orders.connect() as connection, connection.cursor() as cursor:
+                cursor.execute("UPDATE stock SET count = count - 1 WHERE id = %s", (7,))
+                connection.commit()
+
+    The table `undo_log` must be there: `tidelock undo-log ddl` prints how to make it. Outside of
+    global transactions its connections are as without it.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any] | Callable[[], Awaitable[Any]],
+        *,
+        application: Application | None = None,
+        resource_id: str = "",
+        undo_table: str | None = None,
+        allow: Collection[str] = (),
+        dirty: DirtyPolicy = DirtyPolicy.FAIL,
+        lock_wait_timeout_ms: int = DEFAULT_LOCK_WAIT_MS,
+    ) -> None:
+        """Take part with the database to which `connect` makes new connections.
+
+        `connect` returns a connection of PyMySQL, psycopg or sqlite3, or awaits one of asyncmy,
+        asyncpg or aiosqlite. `resource_id` is the server's own name for the database unless given.
+        `allow` names tables whose triggers and cascading foreign keys do no harm. `dirty` says what
+        becomes of rows that others changed meanwhile. A SELECT … FOR UPDATE waits for
+        `lock_wait_timeout_ms` for the rows of other transactions.
+        """
+        self._connect = connect
+        self._given_application = application
+        self._given_id = resource_id
+        self._undo_table = undo_table
+        self._allow = frozenset(allow)
+        self._dirty = dirty
+        self._lock_wait_ms = lock_wait_timeout_ms
+        self._lock = threading.Lock()
+        self._known: tuple[AtResource, Rules] | None = None
+        self._database: Database | None = None
+
+    @property
+    def application(self) -> Application:
+        """The application whose resource it is. Raises: NotConfiguredError."""
+        return self._given_application or configured()
+
+    def connect(self) -> Any:
+        """Return a new connection of a blocking driver, to be used as the driver's own.
+
+        Raises: what connecting raises, DatabaseUnsuitableError, NotConfiguredError.
+        """
+        return self.wrap(self._connect())
+
+    def wrap(self, connection: Any) -> Any:
+        """Return a connection of a blocking driver as one that takes part.
+
+        Raises:
+            DatabaseUnsuitableError: it leads to another database than this source's.
+        """
+        from tidelock.sql.drivers.proxies import ProxiedConnection  # noqa: PLC0415 (needs wrapt)
+
+        session = session_of(connection)
+        work = drive(self.work(session, self.application.blocking, blocking=True))
+        return ProxiedConnection(connection, session, work)
+
+    async def work(self, session: Session, calls: Calls, *, blocking: bool) -> PhaseOne:
+        """Return what is done around a connection's local transactions, for hooks.
+
+        `calls` are the application's `blocking` or `awaiting` ones, as the connection is.
+
+        Raises:
+            DatabaseUnsuitableError
+        """
+        resource, rules = await self._attached(session, blocking=blocking)
+        branches = Branches(
+            self.application, calls, resource.resource_id, lock_wait_ms=self._lock_wait_ms
+        )
+        return PhaseOne(session, rules, branches)
+
+    def close(self) -> None:
+        """Close the connections that are kept for phase two. They are opened again when needed."""
+        if self._database is not None:
+            self._database.close()
+
+    async def _attached(self, session: Session, *, blocking: bool) -> tuple[AtResource, Rules]:
+        if self._known is not None:
+            return self._known
+        resource_id = self._given_id
+        identity = await identify(session)
+        if session.in_transaction and not session.autocommits:
+            await session.rollback()
+        with self._lock:
+            if self._known is None:
+                rules = Rules(
+                    catalog=Catalog(),
+                    undo_log=UndoLog(session.dialect, self._undo_table),
+                    allow=self._allow,
+                )
+                self._database = database = Database(self._connect, blocking=blocking)
+                resource = AtResource(
+                    resource_id or identity.resource_id, database, rules, self._dirty
+                )
+                self.application.attach(resource)
+                self._known = resource, rules
+            return self._known
