@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ import pytest
 import tidelock
 from tests.integration.resource_manager import agree, connected
 from tests.meta.documents import ROOT
+from tidelock.client import Client
+from tidelock.driving import drive
 from tidelock.errors import TransactionNotFoundError, UnavailableError
+from tidelock.rm.resource import (
+    BranchCall,
+    BranchStatus,
+    Mode,
+    PhaseTwoResult,
+    PhaseTwoStatus,
+)
 from tidelock.testing import Coordinator
 
 pytestmark = pytest.mark.timeout(60)
@@ -53,6 +63,66 @@ async def test_phase_two_and_the_clean_up_come_over_the_channel(coordinator: Coo
         await asyncio.to_thread(coordinator.assert_clean)
         await manager.say({"type": "leave"})
         await manager.ended()
+    coordinator.assert_clean(sessions=True)
+
+
+class Stock:
+    """A resource that notes what it is asked."""
+
+    resource_id = "stock"
+    mode: Mode = "TCC"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def commit(self, call: BranchCall) -> PhaseTwoResult:
+        self.asked.append(f"commit {call.application_data}")
+        return PhaseTwoResult(status=PhaseTwoStatus.COMMITTED)
+
+    async def rollback(self, call: BranchCall) -> PhaseTwoResult:
+        self.asked.append(f"rollback {call.application_data}")
+        return PhaseTwoResult(status=PhaseTwoStatus.ROLLED_BACK)
+
+    async def status(self, call: BranchCall) -> BranchStatus:
+        return BranchStatus.UNKNOWN
+
+    async def clean(self, ended: Sequence[BranchCall]) -> None:
+        self.asked += ["clean" for _ in ended]
+
+
+def take(application: tidelock.Application, sku: str) -> None:
+    """Take part in the transaction of the caller, as a mode does."""
+    xid = tidelock.current_xid()
+    assert xid is not None
+    session_id = drive(application.session_id(application.blocking))
+
+    async def work(client: Client) -> None:
+        registered = await client.branches.register(
+            xid, "TCC", "stock", session_id=session_id, application_data=sku
+        )
+        await client.branches.report(xid, registered.branch_id, "PHASE_ONE_DONE")
+
+    application.client.run(work)
+
+
+def test_an_application_with_a_resource_is_tested_from_end_to_end(
+    coordinator: Coordinator, tidelock_application: tidelock.Application
+) -> None:
+    stock = Stock()
+    tidelock_application.attach(stock)
+    with tidelock.transaction("purchase") as transaction:
+        take(tidelock_application, "a-1")
+        take(tidelock_application, "a-2")
+    assert transaction.status == "COMMITTED"
+    with tidelock.transaction("purchase") as transaction:
+        take(tidelock_application, "a-3")
+        transaction.set_rollback_only()
+    coordinator.assert_clean()
+    assert sorted(stock.asked[:2]) == ["commit a-1", "commit a-2"]
+    assert stock.asked.count("rollback a-3") == 1
+    assert stock.asked.count("clean") == 3
+    assert coordinator.leftovers(sessions=True)
+    tidelock_application.close()
     coordinator.assert_clean(sessions=True)
 
 

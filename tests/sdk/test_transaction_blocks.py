@@ -458,7 +458,10 @@ def test_a_global_lock_holds_for_a_block_or_a_function_and_within_a_transaction(
             assert held()
     with tidelock.transaction() as transaction, tidelock.global_lock():
         assert held()
-        assert tidelock.current_xid() == transaction.xid
+        assert tidelock.current_transaction() is transaction
+        with tidelock.transaction(propagation="NOT_SUPPORTED"):
+            assert held()
+            assert tidelock.current_xid() is None
 
 
 # --- contexts
@@ -534,6 +537,25 @@ async def test_a_task_cancelled_while_it_commits_has_committed(coordinator: Coor
     with pytest.raises(asyncio.CancelledError):
         await task
     assert begun[0].status == "COMMITTED"
+
+
+async def test_a_task_cancelled_while_it_rolls_back_is_cancelled_when_it_has(
+    coordinator: Coordinator,
+) -> None:
+    begun: list[Transaction] = []
+
+    async def work() -> None:
+        async with tidelock.transaction() as transaction:
+            begun.append(transaction)
+            coordinator.fail_next("rollback", "unavailable", times=3)
+            raise LookupError
+
+    task = asyncio.create_task(work())
+    await _until(lambda: coordinator.requests("rollback") > 0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert begun[0].status == "ROLLED_BACK"
 
 
 async def test_a_task_cancelled_while_it_begins_leaves_nothing_under_way(
@@ -679,6 +701,13 @@ def test_hooks_hear_of_rollbacks() -> None:
     hooks = Noting()
     with pytest.raises(LookupError), tidelock.transaction(hooks=[hooks]):
         raise LookupError
+    assert hooks.noted == ROLLED_BACK_STEPS
+
+
+def test_what_can_only_be_rolled_back_is_not_announced_as_a_commit() -> None:
+    hooks = Noting()
+    with tidelock.transaction(hooks=[hooks]) as transaction:
+        transaction.set_rollback_only()
     assert hooks.noted == ROLLED_BACK_STEPS
 
 
