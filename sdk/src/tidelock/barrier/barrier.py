@@ -156,7 +156,7 @@ class BranchBarrier:
         """
         ends_at, passed = time.monotonic() + AGAIN_WITHIN_S, self._passed
         while True:
-            await _begin(session)
+            await begun(session)
             try:
                 return await enter(session)
             except BaseException as error:
@@ -185,7 +185,8 @@ class BranchBarrier:
         )
 
 
-async def _begin(session: Session) -> None:
+async def begun(session: Session) -> None:
+    """Begin a local transaction that holds together. Raises: BarrierError: there is one already."""
     if session.in_transaction:
         raise BarrierError(
             "a local transaction is under way on the connection already: commit it first, or pass "
