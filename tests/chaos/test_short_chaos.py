@@ -20,6 +20,7 @@ LEAST = (
     ("locks", "granted", 20),
     ("sequences", "acknowledged", 50),
     ("vectors", "stored", 50),
+    ("objects", "acknowledged", 30),
     ("proposals", "COMMITTED", 5),
     ("watch", "changes told", 1_000),
     ("transactions", "committed", 20),

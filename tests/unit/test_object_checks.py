@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scripts.tidelock_scripts.chaos.object_checks import ObjectCall, check_objects
+from scripts.tidelock_scripts.chaos.object_checks import ObjectCall, StoredWrite, check_objects
 
 FIRST = ObjectCall("k", 0, 10, (("a", 1),), {("a", 1): b"1"}, "a", b"1")
 BESIDE = ObjectCall("k", 5, 20, (("a", 1), ("b", 1)), {("a", 1): b"1", ("b", 1): b"2"}, "b", b"2")
@@ -56,3 +56,12 @@ def test_states_that_are_beside_each_other_are_found() -> None:
 def test_a_state_that_is_older_than_what_was_answered_before_is_found() -> None:
     stale = ObjectCall("k", 70, 80, FIRST.context, FIRST.siblings)
     assert rules(FIRST, BESIDE, MERGED, stale) == {"what was answered before is there"}
+
+
+def test_a_write_of_which_nobody_was_told_counts_as_well() -> None:
+    untold = StoredWrite("k", ("b", 1), (("a", 1),), None)
+    after = ObjectCall("k", 30, 40, (("a", 1), ("b", 1)), {("b", 1): b"2"})
+    assert check_objects([FIRST, after], [untold]) == []
+    beside = replace(untold, read=())
+    (found,) = check_objects([FIRST, after], [beside])
+    assert found.rule == "what nobody had read stays, and nothing else"

@@ -19,7 +19,9 @@ from scripts.tidelock_scripts.event_source import WATCH_PATH
 
 BATCH_PATH: Final = "/api/v1/batch"
 
-_EVENTS_A_BATCH: Final = 20
+_LEAST_BATCH: Final = 10
+_BATCHES_PER_S: Final = 20
+"""A busy machine answers so many one after the other."""
 _DEADLINE_S: Final = 60.0
 _SILENT_S: Final = 2.5
 """A stream that says nothing for so long is given up: its node is paused or cut off."""
@@ -42,6 +44,7 @@ class NumberedWriter:
         self._client = client
         self._nodes = nodes
         self._per_second = per_second
+        self._batch = max(_LEAST_BATCH, per_second // _BATCHES_PER_S)
         self.sent = 0
         """How many were recorded; their numbers begin at 0."""
         self._ended = False
@@ -68,14 +71,14 @@ class NumberedWriter:
                     "eventType": "NUMBERED",
                     "eventData": [self.sent + place],
                 }
-                for place in range(_EVENTS_A_BATCH)
+                for place in range(self._batch)
             ]
             via = self._nodes[batches % len(self._nodes)]
             answer = await self._client.post(
                 BATCH_PATH, {"operations": operations}, via=via, deadline_s=_DEADLINE_S
             )
             assert answer.ok, answer
-            self.sent += _EVENTS_A_BATCH
+            self.sent += self._batch
             batches += 1
 
 

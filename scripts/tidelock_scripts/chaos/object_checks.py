@@ -44,20 +44,40 @@ class ObjectCall:
         return self.writer, dict(self.context)[self.writer]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredWrite:
+    """A write as it is stored, whether or not its writer was told."""
+
+    key: str
+    dot: Dot
+    read: Context
+    value: bytes | None
+    """None: the store does not say."""
+
+
 def as_context(counts: Mapping[str, int]) -> Context:
     return tuple(sorted(counts.items()))
 
 
-def check_objects(calls: Sequence[ObjectCall]) -> list[Violation]:
-    """Return what is wrong with the answers, when every write that was made is among them."""
+def check_objects(
+    calls: Sequence[ObjectCall], untold: Sequence[StoredWrite] = ()
+) -> list[Violation]:
+    """Return what is wrong with the answers, when every write that was made is among them.
+
+    `untold` are writes whose writers were not answered.
+    """
     by_key: dict[str, list[ObjectCall]] = defaultdict(list)
     for call in calls:
         by_key[call.key].append(call)
-    return [found for key in sorted(by_key) for found in _check_one(key, by_key[key])]
+    return [
+        found
+        for key in sorted(by_key)
+        for found in _check_one(key, by_key[key], [each for each in untold if each.key == key])
+    ]
 
 
-def _check_one(key: str, calls: list[ObjectCall]) -> list[Violation]:
-    writes: dict[Dot, ObjectCall] = {}
+def _check_one(key: str, calls: list[ObjectCall], untold: list[StoredWrite]) -> list[Violation]:
+    writes = {each.dot: each for each in untold}
     found: list[Violation] = []
     for call in calls:
         if not call.writer:
@@ -65,19 +85,18 @@ def _check_one(key: str, calls: list[ObjectCall]) -> list[Violation]:
         if call.writer not in dict(call.context) or call.siblings.get(call.dot) != call.value:
             return [Violation("a write is in its own answer", f"{key}: {call}")]
         if call.dot in writes:
-            found.append(
-                Violation("no dot is given twice", f"{key}: {call} and {writes[call.dot]}")
-            )
-        writes[call.dot] = call
+            detail = f"{key}: {call} and {writes[call.dot]}"
+            found.append(Violation("no dot is given twice", detail))
+        writes[call.dot] = StoredWrite(key, call.dot, call.read, call.value)
     for call in calls:
         expected = _shown(call.context, writes)
-        if dict(call.siblings) != expected:
+        if not _fits(call.siblings, expected):
             detail = f"{key}: {call} should show {sorted(expected)}"
             found.append(Violation("what nobody had read stays, and nothing else", detail))
     return found + _check_line(key, calls)
 
 
-def _shown(context: Context, writes: Mapping[Dot, ObjectCall]) -> dict[Dot, bytes]:
+def _shown(context: Context, writes: Mapping[Dot, StoredWrite]) -> dict[Dot, bytes | None]:
     """Return the values of a state: those of its writes that no other write of it had read."""
     there = {dot: write for dot, write in writes.items() if _covers(context, dot)}
     return {
@@ -85,6 +104,12 @@ def _shown(context: Context, writes: Mapping[Dot, ObjectCall]) -> dict[Dot, byte
         for dot, write in there.items()
         if not any(_covers(other.read, dot) for other in there.values())
     }
+
+
+def _fits(siblings: Mapping[Dot, bytes], expected: Mapping[Dot, bytes | None]) -> bool:
+    return siblings.keys() == expected.keys() and all(
+        value is None or siblings[dot] == value for dot, value in expected.items()
+    )
 
 
 def _covers(context: Context, dot: Dot) -> bool:

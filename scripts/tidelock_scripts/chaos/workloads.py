@@ -8,6 +8,7 @@ from scripts.tidelock_scripts.chaos.bank_clients import BankClients
 from scripts.tidelock_scripts.chaos.dtm_clients import DtmClients
 from scripts.tidelock_scripts.chaos.event_clients import EventClients
 from scripts.tidelock_scripts.chaos.lock_clients import LockClients
+from scripts.tidelock_scripts.chaos.object_clients import ObjectClients
 from scripts.tidelock_scripts.chaos.oracle_clients import OracleClients
 from scripts.tidelock_scripts.chaos.proposal_clients import ProposalClients
 from scripts.tidelock_scripts.chaos.round_clients import Round, RoundClients
@@ -23,6 +24,7 @@ WORKLOADS = (
     "locks",
     "sequences",
     "vectors",
+    "objects",
     "proposals",
     "watch",
     "transactions",
@@ -60,6 +62,7 @@ def make_clients(
         "locks": lambda: LockClients(of_round, 2 * count),
         "sequences": lambda: SequenceClients(of_round, count),
         "vectors": lambda: VectorClients(of_round, count),
+        "objects": lambda: ObjectClients(of_round, count),
         "proposals": lambda: ProposalClients(of_round, count),
         "watch": lambda: WatchClients(of_round, count, addresses, begin),
         "transactions": lambda: TransactionClients(of_round, count),
