@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.meta.documents import ROOT, name_of
+from tests.meta.documents import ROOT, name_of, split_code
 from tests.meta.sdk_pages import PAGES, Page
 
 
@@ -25,3 +27,30 @@ def test_every_page_shows_something_that_runs() -> None:
 def test_every_page_is_a_program(path: Path) -> None:
     # Who reads this in a traceback: a fragment that cannot run is to be marked `py`.
     compile(Page(path).program, path, "exec")
+
+
+NAME = re.compile(r"`[^`]*?\btidelock\.([a-z_A-Z]+(?:\.[a-z_A-Z]+)*)")
+TALKING = [ROOT / "docs" / "SDK.md", ROOT / "docs" / "MIGRATION.md"]
+
+
+@pytest.mark.parametrize("path", TALKING, ids=name_of)
+def test_every_name_of_the_sdk_in_an_overview_exists(path: Path) -> None:
+    prose, _ = split_code(path.read_text(encoding="utf-8"))
+    named = {name for line in prose for name in NAME.findall(line)}
+    missing = [name for name in sorted(named) if not _is_there(f"tidelock.{name}")]
+    assert not missing, f"{path}: no such names in tidelock: {missing}"
+
+
+def _is_there(dotted: str) -> bool:
+    """Tell whether a dotted name is a module, or an attribute of one."""
+    parts = dotted.split(".")
+    found: object = importlib.import_module(parts[0])
+    for at, part in enumerate(parts[1:], start=2):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            try:
+                found = importlib.import_module(".".join(parts[:at]))
+            except ModuleNotFoundError:
+                return False
+    return True

@@ -74,14 +74,16 @@ class Stock:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.commits = PhaseTwoStatus.COMMITTED
+        self.rollbacks = PhaseTwoStatus.ROLLED_BACK
 
     async def commit(self, call: BranchCall) -> PhaseTwoResult:
         self.asked.append(f"commit {call.application_data}")
-        return PhaseTwoResult(status=PhaseTwoStatus.COMMITTED)
+        return PhaseTwoResult(status=self.commits, detail="the shelf is gone")
 
     async def rollback(self, call: BranchCall) -> PhaseTwoResult:
         self.asked.append(f"rollback {call.application_data}")
-        return PhaseTwoResult(status=PhaseTwoStatus.ROLLED_BACK)
+        return PhaseTwoResult(status=self.rollbacks, detail="somebody changed the row")
 
     async def status(self, call: BranchCall) -> BranchStatus:
         return BranchStatus.UNKNOWN
@@ -124,6 +126,45 @@ def test_an_application_with_a_resource_is_tested_from_end_to_end(
     assert coordinator.leftovers(sessions=True)
     tidelock_application.close()
     coordinator.assert_clean(sessions=True)
+
+
+def test_a_branch_that_cannot_follow_the_decision_is_told_as_what_it_is(
+    coordinator: Coordinator, tidelock_application: tidelock.Application
+) -> None:
+    stock = Stock()
+    stock.commits = PhaseTwoStatus.COMMIT_FAILED_UNRETRYABLE
+    stock.rollbacks = PhaseTwoStatus.ROLLBACK_FAILED_UNRETRYABLE
+    tidelock_application.attach(stock)
+
+    @tidelock.global_transaction
+    def buy(*, fail: bool) -> None:
+        take(tidelock_application, "a-1")
+        if fail:
+            raise LookupError("no money")
+
+    with pytest.raises(tidelock.CommitFailedError) as committed:
+        buy(fail=False)
+    with pytest.raises(tidelock.RollbackFailedError) as rolled_back:
+        buy(fail=True)
+    assert committed.value.status == "COMMIT_FAILED"
+    assert rolled_back.value.status == "ROLLBACK_FAILED"
+    assert isinstance(rolled_back.value.__cause__, LookupError)
+    assert len(coordinator.leftovers()) == 2
+
+
+def test_branches_that_follow_later_do_not_hold_up_the_end_of_a_block(
+    coordinator: Coordinator, tidelock_application: tidelock.Application
+) -> None:
+    stock = Stock()
+    stock.commits = PhaseTwoStatus.COMMIT_FAILED_RETRYABLE
+    tidelock_application.attach(stock)
+    with tidelock.transaction(end_wait_ms=100) as transaction:
+        take(tidelock_application, "a-1")
+    assert transaction.status in ("COMMITTING", "COMMIT_RETRYING")
+    stock.commits = PhaseTwoStatus.COMMITTED
+    coordinator.advance(20_000)
+    coordinator.assert_clean()
+    assert coordinator.transaction(transaction.xid).status == "COMMITTED"
 
 
 async def test_a_transaction_that_runs_out_of_time_is_rolled_back_at_its_managers(
