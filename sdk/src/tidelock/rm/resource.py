@@ -106,7 +106,7 @@ class SessionBound(Protocol):
         """The session has ended: roll back what was begun in it.
 
         Except what belongs to a transaction that is committed, as `GET /api/v1/transactions/{xid}`
-        says. Nothing is asked of this process, and no session is given out, before it returns,
-        for up to 30 s.
+        says. Calls that were under way go on beside it. Nothing more is asked of this process, and
+        no session is given out, before it returns, for up to 30 s.
         """
         ...
