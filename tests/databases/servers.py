@@ -101,7 +101,8 @@ def mariadb_server() -> Iterator[Server]:
     daemon = _program("mariadbd", "mariadb-server")
     with _folder("mysql") as (folder, user):
         data, port = folder / "data", _free_port()
-        common = ["--no-defaults", f"--datadir={data}"]
+        # Its temporary tables are named by process ids that begin anew in containers.
+        common = ["--no-defaults", f"--datadir={data}", f"--tmpdir={folder}"]
         small = ["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M"]
         _finish(
             [install, *common, *small, "--skip-test-db", "--skip-name-resolve", "--cross-bootstrap",

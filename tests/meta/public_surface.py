@@ -149,3 +149,18 @@ def databases(application: tidelock.Application) -> None:
         dirty=tidelock.DirtyPolicy.SKIP,
     )
     source.close()
+    assert_type(tidelock.undo_log_ddl("mysql"), str)
+
+    @tidelock.local_transaction(lock_wait_timeout_ms=100)
+    def unit(number: int) -> str:
+        return str(number)
+
+    try:
+        assert_type(unit(1), str)
+    except tidelock.RowsLockedError as error:
+        assert_type(error.resource_id, str)
+    except tidelock.LockWaitTimeoutError as error:
+        of_all: tidelock.TidelockError = error
+        assert_type(of_all.args, tuple[Any, ...])
+    except tidelock.StatementRefusedError as error:
+        assert_type(error.statement, str)

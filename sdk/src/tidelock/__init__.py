@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tidelock.application import Application, NotConfiguredError, configure, configured
+    from tidelock.at.errors import LockWaitTimeoutError, RowsLockedError
     from tidelock.at.phase_two import DirtyPolicy
     from tidelock.at.resource import AtDataSource
+    from tidelock.at.undo_log import undo_log_ddl
+    from tidelock.at.units import local_transaction
     from tidelock.errors import (
         BranchFailedError,
         LockConflictError,
         OutcomeUnknownError,
         TidelockError,
     )
+    from tidelock.sql.errors import StatementRefusedError
     from tidelock.transaction.blocks import global_transaction, transaction
     from tidelock.transaction.context import bound, current_transaction, current_xid
     from tidelock.transaction.errors import (
@@ -41,7 +45,11 @@ if TYPE_CHECKING:
 _MODULES: Final = {
     "tidelock.application": ("Application", "NotConfiguredError", "configure", "configured"),
     "tidelock.at.phase_two": ("DirtyPolicy",),
+    "tidelock.at.errors": ("LockWaitTimeoutError", "RowsLockedError"),
     "tidelock.at.resource": ("AtDataSource",),
+    "tidelock.at.undo_log": ("undo_log_ddl",),
+    "tidelock.at.units": ("local_transaction",),
+    "tidelock.sql.errors": ("StatementRefusedError",),
     "tidelock.errors": (
         "BranchFailedError",
         "LockConflictError",
@@ -76,12 +84,15 @@ __all__ = [
     "CommitFailedError",
     "DirtyPolicy",
     "LockConflictError",
+    "LockWaitTimeoutError",
     "NotConfiguredError",
     "OutcomeUnknownError",
     "Propagation",
     "Role",
     "RollbackFailedError",
     "RollbackOnlyError",
+    "RowsLockedError",
+    "StatementRefusedError",
     "Suspended",
     "TidelockError",
     "Transaction",
@@ -99,10 +110,12 @@ __all__ = [
     "current_xid",
     "global_lock",
     "global_transaction",
+    "local_transaction",
     "resume",
     "suspend",
     "suspended",
     "transaction",
+    "undo_log_ddl",
 ]
 
 

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_LOCK_WAIT_MS: Final = 10_000
 
-_failed: Final[ContextVar[list[tuple[str, int]] | None]] = ContextVar(
+failed_before: Final[ContextVar[list[tuple[str, int]] | None]] = ContextVar(
     "tidelock-failed", default=None
 )
 """Branches of the unit that failed before it was run again. See `tidelock.at.units`."""
@@ -73,7 +73,7 @@ class Branches:
 
     async def failed(self, xid: str, branch_id: int, error: BaseException) -> None:
         """Report that the branch's local transaction was not committed, as far as that is known."""
-        again = _failed.get()
+        again = failed_before.get()
         if again is not None:
             again.append((xid, branch_id))
         message = f"{error}"[:1_000]

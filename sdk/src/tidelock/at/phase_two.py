@@ -203,6 +203,11 @@ class _Restoring:
                 if self._policy is DirtyPolicy.SKIP:
                     continue
             await self._write(row, now)
+            if self._table.triggers and not _equal(await self._now(row), row.before):
+                raise DirtyRowError(
+                    f"a trigger of {self._table.full_name} changes what is restored: "
+                    f"{', '.join(map(_shown, row.key))}"
+                )
         return told
 
     async def _now(self, row: ChangedRow) -> Values:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tidelock.application import Application, configured
 from tidelock.at.branches import DEFAULT_LOCK_WAIT_MS, Branches
@@ -152,6 +152,53 @@ class AtDataSource:
         session = session_of(connection)
         work = drive(self.work(session, self.application.blocking, blocking=True))
         return ProxiedConnection(connection, session, work)
+
+    async def aconnect(self) -> Any:
+        """Return a new connection of an asynchronous driver, to be used as the driver's own.
+
+        Raises: what connecting raises, DatabaseUnsuitableError, NotConfiguredError.
+        """
+        return await self.awrap(await self._connect())
+
+    async def awrap(self, connection: Any) -> Any:
+        """Return a connection of an asynchronous driver as one that takes part.
+
+        Raises:
+            DatabaseUnsuitableError
+        """
+        from tidelock.sql.drivers.awaiting_proxies import wrap  # noqa: PLC0415 (needs wrapt)
+
+        session = session_of(connection)
+        work = await self.work(session, self.application.awaiting, blocking=False)
+        return wrap(connection, session, work)
+
+    @classmethod
+    def of_engine(cls, engine: Any, **options: Any) -> Self:
+        """Have an engine of SQLAlchemy 2, sync or async, take part with all its connections.
+
+        `options` are those of `AtDataSource`. Sessions and connections are used as ever::
+
+            engine = create_async_engine("postgresql+asyncpg://db/orders")
+            AtDataSource.of_engine(engine)
+        """
+        from tidelock.sql.drivers.sqlalchemy_hooks import install, opener  # noqa: PLC0415
+
+        connect, blocking = opener(engine)
+        source = cls(connect, **options)
+        install(engine, source, blocking=blocking)
+        return source
+
+    @classmethod
+    def of_django(cls, alias: str = "default", **options: Any) -> Self:
+        """Have a database of Django's `DATABASES` take part, with all that the ORM does in it.
+
+        Call it once, as in `AppConfig.ready`. `options` are those of `AtDataSource`.
+        """
+        from tidelock.sql.drivers.django_hooks import install, opener  # noqa: PLC0415
+
+        source = cls(opener(alias), **options)
+        install(alias, source.wrap)
+        return source
 
     async def work(self, session: Session, calls: Calls, *, blocking: bool) -> PhaseOne:
         """Return what is done around a connection's local transactions, for hooks.

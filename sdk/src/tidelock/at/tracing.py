@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tidelock.at.checks import check_key_stays, columns_of, refuse
 from tidelock.at.errors import ImageMismatchError
 from tidelock.at.images import Image, Photographer, Row, differs
@@ -55,6 +57,9 @@ class Tracer:
     async def _run(self) -> Ran:
         ran = await self._call.run()
         self.has_run = True
+        if self._statement.returning is not None and self._session.dialect.writes_alone:
+            # SQLite only counts once everything that is returned was read.
+            return msgspec.structs.replace(ran, row_count=-1)
         return ran
 
     # UPDATE

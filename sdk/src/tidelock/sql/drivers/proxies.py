@@ -114,7 +114,7 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
         """Execute a statement."""
         self._self_rows = self._self_count = None
         work = self._self_connection._self_work
-        if not _is_seen(work):
+        if not is_seen(work):
             return self._plain(text, values, arguments, options)
         outcome: list[Any] = []
 
@@ -127,7 +127,11 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
                 returned=self._returned if cursor.description else None,
             )
 
-        drive(work.execute(StatementCall(text=_text(text), values=as_values(values), run=run)))
+        drive(
+            work.execute(
+                StatementCall(text=text_of_statement(text), values=as_values(values), run=run)
+            )
+        )
         return outcome[0] if outcome else self
 
     def _plain(self, text: Any, values: Any, arguments: Any, options: Any) -> Any:
@@ -152,14 +156,14 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
     def executemany(self, text: Any, rows: Iterable[Any], *arguments: Any, **options: Any) -> Any:
         """Execute a statement for each of several groups of values."""
         self._self_rows = self._self_count = None
-        if not _is_seen(self._self_connection._self_work):
+        if not is_seen(self._self_connection._self_work):
             done = self.__wrapped__.executemany(text, rows, *arguments, **options)
             return self if done is self.__wrapped__ else done
         if options.get("returning"):
             raise StatementRefusedError(
                 "executemany(returning=True) cannot take part in a global transaction; execute the "
                 "statements one by one",
-                _text(text),
+                text_of_statement(text),
             )
         count = 0
         for values in rows:
@@ -182,16 +186,18 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
 
     def copy(self, text: Any, *arguments: Any, **options: Any) -> Any:
         """Copy rows, outside of global transactions."""
-        return self._outside("copy", "insert the rows with executemany", _text(text))(
+        return self._outside("copy", "insert the rows with executemany", text_of_statement(text))(
             text, *arguments, **options
         )
 
     def stream(self, text: Any, *arguments: Any, **options: Any) -> Any:
         """Read rows as they come, outside of global transactions."""
-        return self._outside("stream", "use execute", _text(text))(text, *arguments, **options)
+        return self._outside("stream", "use execute", text_of_statement(text))(
+            text, *arguments, **options
+        )
 
     def _outside(self, method: str, instead: str, text: str) -> Any:
-        if _is_seen(self._self_connection._self_work):
+        if is_seen(self._self_connection._self_work):
             raise StatementRefusedError(
                 f"{method}() cannot take part in a global transaction: {instead}", text
             )
@@ -243,11 +249,12 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
         return self.__wrapped__.__exit__(*why)
 
 
-def _is_seen(work: LocalWork) -> bool:
+def is_seen(work: LocalWork) -> bool:
+    """Say whether a mode must see what the connection does now."""
     return current() is not None or work.is_under_way
 
 
-def _text(text: Any) -> str:
+def text_of_statement(text: Any) -> str:
     """Return a statement as text. What composes statements (psycopg.sql) must be rendered first."""
     if isinstance(text, str):
         return text

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 import tidelock
-from tests.databases.connections import Database
-from tests.sdk.at_sources import Shop
-from tidelock.application import Application
+from tests.sdk.at_sources import Shop, Step, undone
 from tidelock.testing import Coordinator
 
 pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
@@ -19,49 +15,16 @@ pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
 DIALECTS = ["mysql", "postgresql", "sqlite"]
 ON_ALL = pytest.mark.parametrize("database", DIALECTS, indirect=True)
 
-TABLE = "CREATE TABLE t (id INT PRIMARY KEY, v INT, name VARCHAR(40))"
-ROWS = "INSERT INTO t VALUES (1, 10, 'one'), (2, 20, 'two'), (3, 30, 'three')"
 BEFORE = [(1, 10, "one"), (2, 20, "two"), (3, 30, "three")]
 
 
-class UndoneError(Exception):
-    """What makes a transaction of these tests roll back."""
-
-
-@pytest.fixture
-def application(tidelock_coordinator: Coordinator) -> Iterator[Application]:
-    with tidelock_coordinator.application() as application:
-        yield application
-
-
-@pytest.fixture
-def shop(database: Database, application: Application) -> Iterator[Shop]:
-    database.sql(TABLE, ROWS)
-    shop = Shop(database, application)
-    yield shop
-    shop.source.close()
-
-
-def undone(shop: Shop, *statements: str | tuple[str, Sequence[Any]]) -> list[tuple[Any, ...]]:
-    """Execute statements in a global transaction that rolls back; return what they had made."""
-    made: list[tuple[Any, ...]] = []
-    with (
-        contextlib.suppress(UndoneError),
-        tidelock.transaction(application=shop.source.application),
-    ):
-        shop.execute(*statements)
-        made = shop.rows()
-        raise UndoneError
-    return made
-
-
-def kept(shop: Shop, *statements: str | tuple[str, Sequence[Any]]) -> list[tuple[Any, ...]]:
+def kept(shop: Shop, *statements: Step) -> list[tuple[Any, ...]]:
     with tidelock.transaction(application=shop.source.application):
         shop.execute(*statements)
     return shop.rows()
 
 
-STATEMENTS: dict[str, tuple[list[str | tuple[str, Sequence[Any]]], list[tuple[Any, ...]]]] = {
+STATEMENTS: dict[str, tuple[list[Step], list[tuple[Any, ...]]]] = {
     "update by key": (
         [("UPDATE t SET v = v - ? WHERE id = ?", (3, 2))],
         [(1, 10, "one"), (2, 17, "two"), (3, 30, "three")],

@@ -1,0 +1,39 @@
+"""Django's connections, seen by a mode: `DATABASES` and the ORM stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+try:
+    from django.db import connections
+    from django.db.backends.signals import connection_created
+except ImportError as missing:
+    raise ImportError(
+        'connections of Django that take part need more: pip install "tidelock[django]"'
+    ) from missing
+
+
+def opener(alias: str) -> Callable[[], Any]:
+    """Return what opens a connection of a database of `DATABASES`, beside Django's own."""
+
+    def connect() -> Any:
+        wrapper = connections[alias]
+        return wrapper.get_new_connection(wrapper.get_connection_params())
+
+    return connect
+
+
+def install(alias: str, wrap: Callable[[Any], Any]) -> None:
+    """Have the connections of a database of `DATABASES` take part, from now on and in all threads.
+
+    `wrap` makes of a driver's connection one that takes part.
+    """
+
+    def created(sender: Any, connection: Any, **_: Any) -> None:
+        if connection.alias == alias:
+            connection.connection = wrap(connection.connection)
+
+    connection_created.connect(created, weak=False, dispatch_uid=f"tidelock-{alias}")
+    # One that this thread has already is made anew when it is next needed.
+    connections[alias].close()

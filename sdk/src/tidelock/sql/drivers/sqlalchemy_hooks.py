@@ -1,0 +1,186 @@
+"""Engines of SQLAlchemy 2, sync and async, whose connections a mode sees.
+
+The engine's own connections are replaced as they are made (event `do_connect`) by proxies of
+PEP 249, so that everything that SQLAlchemy sends passes there in its last form: executemany,
+insertmanyvalues, savepoints, two connections of one engine. An async engine shows its driver's
+connections as blocking ones, within a greenlet; the coordinator is asked in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from tidelock.application import Application
+from tidelock.calls import Calls, Work
+from tidelock.client import BlockingClient
+from tidelock.driving import drive
+from tidelock.sql.dialects import MYSQL, POSTGRESQL, SQLITE, Dialect
+from tidelock.sql.drivers import session_of
+from tidelock.sql.drivers.proxies import ProxiedConnection
+from tidelock.sql.errors import DatabaseUnsuitableError
+from tidelock.sql.interception import LocalWork
+from tidelock.sql.placeholders import Style, rendered
+from tidelock.sql.session import Result, Session
+
+try:
+    from sqlalchemy import Engine, event
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.util import await_only, greenlet_spawn
+except ImportError as missing:
+    raise ImportError(
+        'engines that take part in transactions need more: pip install "tidelock[sqlalchemy]"'
+    ) from missing
+
+T = TypeVar("T")
+
+
+class InGreenlets:
+    """Calls from within the greenlet of an async engine: other tasks of its loop go on."""
+
+    def __init__(self, client: BlockingClient) -> None:
+        self._client = client
+
+    async def __call__(self, work: Work[T]) -> T:
+        # It never waits as a coroutine: the greenlet around it does.
+        value: T = await_only(asyncio.wrap_future(self._client.submit(work)))
+        return value
+
+
+class Source(Protocol):
+    """A mode's data source, as far as engines need one."""
+
+    @property
+    def application(self) -> Application:
+        """The application whose resource it is."""
+        ...
+
+    async def work(self, session: Session, calls: Calls, *, blocking: bool) -> LocalWork:
+        """Return what the mode does around one connection."""
+        ...
+
+
+def opener(engine: Engine | AsyncEngine) -> tuple[Callable[[], Any], bool]:
+    """Return what opens a connection of an engine's driver, outside of its pool, and whether that
+    blocks. That of an async engine belongs to the loop on which it is awaited.
+    """
+    sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    dialect = sync.dialect
+    arguments, options = dialect.create_connect_args(sync.url)
+
+    def connect() -> Any:
+        return dialect.connect(*arguments, **options)
+
+    if not dialect.is_async:
+        return connect, True
+
+    async def connect_here() -> Any:
+        adapted = await greenlet_spawn(connect)
+        return adapted.driver_connection
+
+    return connect_here, False
+
+
+def install(engine: Engine | AsyncEngine, source: Source, *, blocking: bool) -> None:
+    """Have an engine's connections take part. Those that its pool has already are let go of."""
+    sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+
+    @event.listens_for(sync, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+        connection = dialect.connect(*arguments, **options)
+        try:
+            session = session_of(connection) if blocking else AdaptedSession(connection)
+            application = source.application
+            calls = application.blocking if blocking else InGreenlets(application.client)
+            work = drive(source.work(session, calls, blocking=blocking))
+        except BaseException:
+            connection.close()
+            raise
+        return ProxiedConnection(connection, session, work)
+
+    sync.pool.dispose()
+    sync.pool = sync.pool.recreate()
+
+
+_DIALECTS: dict[str, tuple[Dialect, Style]] = {
+    "asyncmy": (MYSQL, Style.FORMAT),
+    "asyncpg": (POSTGRESQL, Style.NUMERIC_DOLLAR),
+    "aiosqlite": (SQLITE, Style.QMARK),
+}
+
+
+class AdaptedSession:
+    """A connection of an async engine, as it looks from within its greenlet: blocking."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._driver = connection.driver_connection
+        module = type(self._driver).__module__.partition(".")[0]
+        known = _DIALECTS.get(module)
+        if known is None:
+            raise DatabaseUnsuitableError(
+                f"{module} is none of the drivers that are known: {', '.join(_DIALECTS)}"
+            )
+        self.dialect, self.style = known
+        self._inner = session_of(self._driver)
+
+    @property
+    def in_transaction(self) -> bool:
+        """As the driver knows."""
+        return self._inner.in_transaction
+
+    @property
+    def autocommits(self) -> bool:
+        """As SQLAlchemy has set it: of asyncpg it begins transactions by itself."""
+        if self.dialect.name == "postgresql":
+            return str(self._connection.isolation_level).lower() == "autocommit"
+        return self._inner.autocommits
+
+    @property
+    def counts_found_rows(self) -> bool:
+        """As the driver does."""
+        return self._inner.counts_found_rows
+
+    async def execute(self, text: str, values: Sequence[Any] = ()) -> Result:
+        """Execute a canonical statement."""
+        cursor = self._connection.cursor()
+        try:
+            wanted = rendered(text, self.style, has_values=bool(values))
+            if values:
+                cursor.execute(wanted, tuple(values))
+            else:
+                cursor.execute(wanted)
+            described = cursor.description
+            return Result(
+                columns=tuple(column[0] for column in described) if described else (),
+                rows=[tuple(row) for row in cursor.fetchall()] if described else [],
+                row_count=cursor.rowcount,
+                generated_key=getattr(cursor, "lastrowid", None),
+            )
+        finally:
+            cursor.close()
+
+    async def describe(self, text: str) -> tuple[str, ...]:
+        """Return the names of the columns that a query returns."""
+        if self.dialect.name == "postgresql":
+            prepared = await_only(self._driver.prepare(text))
+            return tuple(attribute.name for attribute in prepared.get_attributes())
+        return (await self.execute(text)).columns
+
+    async def begin(self) -> None:
+        """Begin a local transaction; on SQLite one that keeps other writers out."""
+        if self.dialect.name == "sqlite":
+            await_only(self._inner.begin())
+
+    async def commit(self) -> None:
+        """Commit."""
+        self._connection.commit()
+
+    async def rollback(self) -> None:
+        """Roll back."""
+        self._connection.rollback()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
