@@ -37,7 +37,7 @@ from typing import Final, Self
 
 import lmdb
 
-from node.sealed_rows import digest_slice, key_prefix, read_page, seal, unseal
+from node.sealed_rows import digest_slice, key_prefix, read_page, seal_all, unseal
 from node.state_copy import CopyWriter, StateCopy, replace_durably, sync_directory
 from statemachine.state import load_state
 from statemachine.store import DamagedStateError, Reader
@@ -432,21 +432,19 @@ class LmdbStorage:
         if not pending:
             return
         self._in_entry = True
-        rows: list[tuple[bytes, bytes]] = []
-        written_bytes = 0
+        put: list[tuple[bytes, bytes]] = []
         try:
             for key, value in sorted(pending.items()):
                 if value is None:
                     self._transaction.delete(key)
                 else:
-                    stored = seal(key, value)
-                    written_bytes += len(stored)
-                    rows.append((key, stored))
+                    put.append((key, value))
+            rows = seal_all(put)
             if rows:
                 self._cursor.putmulti(rows)
         except lmdb.Error as error:
             raise _as_ours(error, "writing an entry") from error
-        self._uncommitted_bytes += written_bytes
+        self._uncommitted_bytes += sum([len(stored) for _, stored in rows])
         self._uncommitted_rows += len(pending)
         self._recent.update(pending)
         pending.clear()

@@ -7,6 +7,7 @@ store, and an entry that cannot be applied leaves the store as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from statemachine.store import Store
@@ -18,7 +19,7 @@ _KIND_BYTES: Final = 2
 class WriteBuffer:
     """A `Store` over another one, which it changes only in `flush`."""
 
-    __slots__ = ("_kinds", "_store", "_touched_lately", "pending")
+    __slots__ = ("_kinds", "_sorted", "_store", "pending")
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -26,8 +27,8 @@ class WriteBuffer:
         """New values, None for a deleted row, in the order in which rows were first touched."""
         self._kinds: dict[bytes, list[bytes]] = {}
         """The keys that were touched, by what they begin with: few are of the kind of a scan."""
-        self._touched_lately: list[bytes] = []
-        """Those that stand in no kind yet: most entries scan nothing."""
+        self._sorted = 0
+        """How many of them stand in their kind by now: most entries scan nothing."""
 
     def get(self, key: bytes) -> bytes | None:
         found = self.pending.get(key, _ABSENT)
@@ -52,22 +53,18 @@ class WriteBuffer:
 
     def _touched(self, start: bytes, stop: bytes) -> Iterable[bytes]:
         """Return touched keys, among them all from `start` to `stop`."""
-        for key in self._touched_lately:
+        for key in islice(self.pending, self._sorted, None):
             self._kinds.setdefault(key[:_KIND_BYTES], []).append(key)
-        self._touched_lately.clear()
+        self._sorted = len(self.pending)
         kind = start[:_KIND_BYTES]
         if len(kind) == _KIND_BYTES and stop <= kind[:-1] + bytes((min(kind[-1] + 1, 255),)):
             return self._kinds.get(kind, ())
         return self.pending
 
     def put(self, key: bytes, value: bytes) -> None:
-        if key not in self.pending:
-            self._touched_lately.append(key)
         self.pending[key] = value
 
     def delete(self, key: bytes) -> None:
-        if key not in self.pending:
-            self._touched_lately.append(key)
         self.pending[key] = None
 
     def flush(self) -> None:
@@ -75,4 +72,4 @@ class WriteBuffer:
         self._store.write(self.pending)
         self.pending = {}
         self._kinds = {}
-        self._touched_lately = []
+        self._sorted = 0
