@@ -18,6 +18,7 @@ from typing import Any, Final, Self, TypeVar
 from tidelock.barrier.branch import MESSAGE, MESSAGE_BRANCH, Branch, message_branch
 from tidelock.barrier.outcomes import BarrierError, Fate, Outcome
 from tidelock.barrier.tables import BARRIER, deletion, insertion, reason_of
+from tidelock.crash_points import reached
 from tidelock.driving import drive
 from tidelock.sql.drivers import session_of
 from tidelock.sql.session import Session
@@ -157,8 +158,11 @@ class BranchBarrier:
         ends_at, passed = time.monotonic() + AGAIN_WITHIN_S, self._passed
         while True:
             await begun(session)
+            reached("barrier.before-rows")
             try:
-                return await enter(session)
+                entered = await enter(session)
+                reached("barrier.after-rows")
+                return entered
             except BaseException as error:
                 await session.rollback()
                 if not session.dialect.is_transient(error) or time.monotonic() > ends_at:
@@ -205,7 +209,9 @@ async def _finish(session: Session, work: Callable[[], Awaitable[None]] | None) 
     try:
         if work is not None:
             await work()
+        reached("barrier.before-local-commit")
         await session.commit()
+        reached("barrier.after-local-commit")
     except BaseException:
         await session.rollback()
         raise

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from tidelock.barrier.barrier import AsyncBusiness, Business, begun
+from tidelock.crash_points import reached
 from tidelock.driving import drive
 from tidelock.messages.message import Message
 from tidelock.messages.tables import created, qualified
@@ -92,10 +93,14 @@ class Inbox:
     ) -> bool:
         await begun(session)
         try:
+            reached("inbox.before-row")
             is_new = await self.enter(session, message)
+            reached("inbox.after-row")
             if is_new:
                 await work()
+            reached("inbox.before-local-commit")
             await session.commit()
+            reached("inbox.after-local-commit")
         except BaseException:
             await session.rollback()
             raise

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from tidelock.barrier.outcomes import BarrierError
+from tidelock.crash_points import reached
 from tidelock.driving import drive
 from tidelock.messages.message import Message
 from tidelock.messages.tables import created, qualified
@@ -119,7 +120,9 @@ class Outbox:
             )
         now = _now_ms()
         values = (message.id, topic, text, "PENDING", 0, now + delay_ms, now, "")
+        reached("outbox.before-row")
         await session.execute(self._insertion(session), values)
+        reached("outbox.after-row")
         return message.id
 
     async def claim(self, session: Session, *, limit: int, lease_ms: int) -> list[Due]:

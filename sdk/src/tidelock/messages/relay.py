@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from tidelock.barrier.barrier import begun
+from tidelock.crash_points import reached
 from tidelock.driving import drive
 from tidelock.messages.message import Message, Published, Publisher, PublishRefusedError
 from tidelock.messages.outbox import GREATEST_BATCH, Due, Outbox, Status
@@ -94,9 +95,11 @@ class OutboxRelay:
 
     async def once(self) -> int:
         """Publish what is due now, at most a batch. Returns how many messages were tried."""
+        reached("outbox.before-claim")
         due = await self._in_transaction(
             lambda session: self._outbox.claim(session, limit=self._batch, lease_ms=LEASE_MS)
         )
+        reached("outbox.after-claim")
         at_once = asyncio.Semaphore(AT_ONCE)
 
         async def publish(one: Due) -> None:
@@ -115,7 +118,9 @@ class OutboxRelay:
                 "message %s of %s acknowledges nothing: %s", message.id, message.topic, error
             )
             return
+        reached("outbox.before-acknowledge")
         await self._in_transaction(lambda session: self._outbox.acknowledge(session, id))
+        reached("outbox.after-acknowledge")
 
     async def _publish(self, due: Due) -> None:
         message = Message(id=due.id, topic=due.topic, payload=due.payload, reply_to=self._reply_to)
@@ -125,8 +130,10 @@ class OutboxRelay:
         try:
             if greatest is not None and due.attempts > greatest:
                 raise PublishRefusedError("nobody acknowledged it")
+            reached("outbox.before-publish")
             async with asyncio.timeout(PUBLISHED_WITHIN_S):
                 published = await self._publisher.publish(message)
+            reached("outbox.after-publish")
             if published is Published.ACCEPTED and self._reply_to:
                 status, again_in_ms = "SENT", self._acknowledged_within_ms
         except PublishRefusedError as error:
@@ -143,6 +150,7 @@ class OutboxRelay:
                 session, due.id, status, again_in_ms=again_in_ms, error=said
             )
         )
+        reached("outbox.after-settle")
 
     async def _in_transaction(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work on a connection of its own: a blocking one in a thread, start to end."""

@@ -16,6 +16,7 @@ from tidelock.barrier.tables import BARRIER
 from tidelock.calls import Calls
 from tidelock.client import Client
 from tidelock.client.messages import MessageStep
+from tidelock.crash_points import reached
 from tidelock.driving import drive
 from tidelock.errors import OutcomeUnknownError, TidelockError, UnreachableError
 
@@ -107,7 +108,9 @@ class _Phases:
         self._prepare = prepare
 
     async def send(self, work: Callable[[str, Callable[[], None]], Awaitable[None]]) -> str:
+        reached("message.before-prepare")
         xid = await self._calls(self._prepare)
+        reached("message.after-prepare")
         commits = False
 
         def done() -> None:
@@ -125,14 +128,18 @@ class _Phases:
         return xid
 
     async def _submit(self, xid: str) -> None:
+        reached("message.before-submit")
         try:
             await self._calls(lambda client: client.messages.submit(xid))
+            reached("message.after-submit")
         except (UnreachableError, OutcomeUnknownError) as error:
             _log.warning("message %s is submitted when the cluster asks about it: %s", xid, error)
 
     async def _abort(self, xid: str, error: BaseException) -> None:
         reason = f"{type(error).__name__}: {error}"[:200]
+        reached("message.before-abort")
         try:
             await self._calls(lambda client: client.messages.abort(xid, reason=reason))
+            reached("message.after-abort")
         except TidelockError as failure:
             _log.warning("message %s is given up when the cluster asks about it: %s", xid, failure)
