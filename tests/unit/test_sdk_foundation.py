@@ -141,3 +141,23 @@ async def test_a_cancelled_caller_cancels_its_call() -> None:
 async def _await_call(application: Application, call: object) -> None:
     assert callable(call)
     await application.awaiting(lambda client: call())
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import tidelock",
+        "import tidelock, tidelock.transaction.context",
+        "import tidelock.transaction, tidelock",
+        "import tidelock; from tidelock import transaction; assert callable(transaction)",
+    ],
+)
+def test_a_package_and_the_block_of_the_same_name_are_one(imports: str) -> None:
+    code = (
+        f"{imports}\n"
+        "block = tidelock.transaction('purchase')\n"
+        "from tidelock.transaction.blocks import TransactionBlock\n"
+        "assert isinstance(block, TransactionBlock)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
