@@ -28,8 +28,9 @@ from api.settings import ApiSettings
 from api.waiting import ClientGoneError
 from statemachine.store import DamagedStateError
 
-VERSION: Final = "tidelock"
-"""What is answered to who asks for DTM's version."""
+VERSION: Final = "v1.19.0+tidelock"
+"""What is answered to who asks for DTM's version: the one whose protocol is served, so that who
+reads it as a version can; what serves it is the build behind the plus of Semantic Versioning."""
 
 CLIENT_GONE_STATUS: Final = 499
 

@@ -22,7 +22,10 @@ GREATEST_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
 DEFAULT_RESET_S: Final = 105
 
-_GREATEST_NUMBER: Final = 10**12
+_GREATEST_COUNT: Final = 10**12
+"""Of transactions or seconds; more is a mistake."""
+_GREATEST_TIME_MS: Final = 10**15 - 1
+"""Since the epoch, in the year 33658: as many digits as any client writes."""
 
 Handler = Callable[[web.Request], Awaitable[Reply]]
 Act = Callable[[web.Request, DtmBody], Awaitable[None]]
@@ -129,8 +132,8 @@ class DtmEndpoints:
             gid=query.get("gid", ""),
             status=query.get("status", ""),
             trans_type=query.get("transType", ""),
-            from_ms=_number(request, "createTimeStart", 0),
-            to_ms=_number(request, "createTimeEnd", 0),
+            from_ms=_number(request, "createTimeStart", 0, _GREATEST_TIME_MS),
+            to_ms=_number(request, "createTimeEnd", 0, _GREATEST_TIME_MS),
         )
         limit = _limit(request)
         view = await self._service.view(request)
@@ -183,13 +186,12 @@ def _limit(request: web.Request) -> int:
     return max(1, min(_number(request, "limit", DEFAULT_PAGE), GREATEST_PAGE))
 
 
-def _number(request: web.Request, name: str, default: int) -> int:
-    """Return a number of the query. Raises: DtmError: it is none."""
+def _number(request: web.Request, name: str, default: int, greatest: int = _GREATEST_COUNT) -> int:
+    """Return a number of the query. Raises: DtmError: it is none, or beyond the greatest."""
     text = request.query.get(name, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 15 or int(text) > _GREATEST_NUMBER:
-        if name.startswith("createTime") and text.isascii() and text.isdigit() and len(text) < 16:
-            return int(text)
-        raise DtmError(f"{name} must be a number, not {text[:40]!r}")
+    is_short = text.isascii() and text.isdigit() and len(text) <= len(str(greatest))
+    if not is_short or int(text) > greatest:
+        raise DtmError(f"{name} must be a number up to {greatest}, not {text[:40]!r}")
     return int(text)

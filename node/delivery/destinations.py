@@ -80,6 +80,7 @@ _REFUSED: Final[tuple[tuple[str, tuple[IpNetwork, ...]], ...]] = (
         ),
     ),
 )
+_LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _COMPATIBLE: Final = IPv6Network("::/96")
 """IPv4 addresses in an old clothing, but also `::` and `::1`."""
 
@@ -186,9 +187,18 @@ class Destinations:
         if ip is None and (not _is_name(host) or _NUMBER.fullmatch(host.rpartition(".")[2])):
             return "has a host that is neither a name nor an address in its usual form"
         why = self._unlisted(host, ip) or (None if ip is None else self._refused(ip, port))
-        if why is None and any(_same(own, (host, port)) for own in self._own):
+        if why is None and self._names_own(host, port):
             why = "the cluster itself"
         return Target(host, port, parsed) if why is None else f"leads to {why}"
+
+    def _names_own(self, host: str, port: int) -> bool:
+        """Whether a name stands for the cluster itself, as far as that is known without asking.
+
+        What other names stand for is judged when they are called: by then it may be another thing.
+        """
+        if any(_same(own, (host, port)) for own in self._own):
+            return True
+        return _is_loopback_name(host) and any(self._is_own(ip, port) for ip in _LOOPBACK)
 
     def _unlisted(self, host: str, ip: IpAddress | None) -> str | None:
         if ip is None:
@@ -241,7 +251,7 @@ class Destinations:
 
     def _is_here(self, host: str, ip: IpAddress | None) -> bool:
         if ip is None:
-            return host.lower().removesuffix(".") == "localhost"
+            return _is_loopback_name(host.lower().removesuffix("."))
         return ip.is_loopback or ip.is_unspecified or self._is_local(ip)
 
     def own_names(self, port: int) -> list[str]:
@@ -262,6 +272,11 @@ def is_local_address(ip: IpAddress) -> bool:
     except OSError as error:
         return error.errno == errno.EACCES
     return True
+
+
+def _is_loopback_name(host: str) -> bool:
+    """Whether a name stands for this machine whoever is asked: RFC 6761, section 6.3."""
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def _is_name(text: str) -> bool:

@@ -383,12 +383,21 @@ async def test_all_lists_what_is_asked_for(dtm: Dtm, cluster: LocalCluster) -> N
     assert await names(dtm, transType="xa") == []
     assert await names(dtm, createTimeStart=early_ms + 1) == ["open"]
     assert await names(dtm, createTimeEnd=early_ms) == ["early"]
+    assert await names(dtm, createTimeEnd=10**15 - 1) == ["open", "early"]
     assert await names(dtm, gid="early") == ["early"]
     assert await names(dtm, gid="nobody") == []
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": "x"}, {"position": "x"}, {"createTimeStart": "x"}, {"limit": "-1"}]
+    "query",
+    [
+        {"limit": "x"},
+        {"position": "x"},
+        {"createTimeStart": "x"},
+        {"limit": "-1"},
+        {"limit": 10**12 + 1},
+        {"createTimeEnd": 10**15},
+    ],
 )
 async def test_all_tells_what_it_cannot_read(dtm: Dtm, query: dict[str, str | int]) -> None:
     answered = await dtm.get("/all", **query)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -38,11 +39,11 @@ async def test_metrics_are_those_of_the_node(node: Running) -> None:
     assert b"tidelock_http_request_duration_seconds" in answered.content
 
 
-async def test_the_version_is_a_text(node: Running) -> None:
+async def test_the_version_is_that_of_the_protocol_served(node: Running) -> None:
     answered = await node.dtm.get("/version")
     assert answered.status == 200
     assert list(answered.body) == ["version"]
-    assert isinstance(answered.body["version"], str)
+    assert re.fullmatch(r"v1\.19\.\d+\+tidelock", answered.body["version"])
 
 
 async def test_a_new_gid_has_22_characters_and_is_new(node: Running) -> None:

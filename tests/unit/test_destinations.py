@@ -120,6 +120,9 @@ REFUSED = [
     (EVERYTHING, "http://[::1]:7102/", "cluster itself"),
     (EVERYTHING, "http://10.0.0.1:7101/", "cluster itself"),
     (EVERYTHING, "http://[fd00::1]:7101/", "cluster itself"),
+    (EVERYTHING, "http://localhost:7101/api/v1/transactions", "cluster itself"),
+    (DEVELOPMENT, "http://LocalHost.:7202/", "cluster itself"),
+    (EVERYTHING, "http://n1.localhost:7103/", "cluster itself"),
 ]
 
 
@@ -161,6 +164,14 @@ def test_a_name_does_not_lead_to_this_machine_unless_that_is_listed() -> None:
     assert destinations("shop.example").address_objection("127.0.0.1", 80) is not None
     assert destinations("shop.example").address_objection("::1", 80) is not None
     assert destinations("localhost").address_objection("127.0.0.1", 80) is None
+
+
+def test_localhost_is_the_cluster_only_where_a_node_is_on_this_machine() -> None:
+    elsewhere = destinations(*EVERYTHING, own=[("tc-1.internal", 7101), ("10.0.0.9", 7102)])
+    assert elsewhere.objection("http://localhost:7102/") is None
+    named = destinations(*EVERYTHING, own=[("localhost", 7101), ("0.0.0.0", 7102)])
+    for url in ("http://127.0.0.1:7101/", "http://localhost:7102/", "http://[::1]:7101/"):
+        assert "cluster itself" in str(named.objection(url))
 
 
 def test_members_that_joined_later_are_not_called_either() -> None:
