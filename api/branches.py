@@ -117,10 +117,12 @@ class RowsBody(Body, frozen=True, kw_only=True):
 
 
 class UnlockBody(Body, frozen=True, kw_only=True):
-    """Rows that a branch gives back; their mode does not matter."""
+    """What was locked since the savepoint, as it was asked for then: what had been shared before it
+    became exclusive is shared again."""
 
     locks: Locks = msgspec.field(default_factory=list)
     lock_keys: LockKeys | None = None
+    """The short form of one element of `locks`, with `lockMode`."""
     lock_mode: LockMode = LockMode.EXCLUSIVE
 
 
@@ -169,7 +171,7 @@ class RowsOfBranch(Answer, frozen=True, kw_only=True):
 
 class RowsGivenBack(RowsOfBranch, frozen=True, kw_only=True):
     unlocked: int
-    """How many of the rows the branch had held."""
+    """How many of the rows the branch held in that mode, and holds so no more."""
 
 
 class FenceVerdict(Answer, frozen=True, kw_only=True):
@@ -360,6 +362,7 @@ def endpoints(service: Service) -> list[Endpoint]:
                 "TRANSACTION_NOT_FOUND",
                 "TRANSACTION_NOT_ACTIVE",
                 "CHANNEL_SESSION_ENDED",
+                "TOO_MANY_RESOURCES",
             ),
             writes=True,
             timed=True,

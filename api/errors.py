@@ -129,6 +129,9 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "TOO_MANY_CHANNELS": ProblemKind(
         429, "No more resource managers can be connected now", retryable=True
     ),
+    "TOO_MANY_RESOURCES": ProblemKind(
+        429, "Too many resources have something left to be cleaned", retryable=True
+    ),
     "IDEMPOTENCY_TABLE_FULL": ProblemKind(
         429, "No more idempotency keys can be remembered now", retryable=True
     ),

@@ -17,15 +17,18 @@ from aiohttp.web_request import BaseRequest
 
 from api import requests
 from api.channels import Channel, Channels, MessageRefusedError
-from api.cluster import NoQuorumError, OutcomeUnknownError, OverloadedError
+from api.cluster import Consistency, NoQuorumError, OutcomeUnknownError, OverloadedError
 from api.endpoints import CONSISTENCY, PAGE, READ_ERRORS, Endpoint
 from api.errors import Problem, of_exception
 from api.replies import Reply
 from api.rm_messages import (
     GREATEST_MESSAGE_BYTES,
+    AskFates,
+    BranchFate,
     Called,
     CloseCode,
     Complaint,
+    Fates,
     GoElsewhere,
     Incoming,
     Leave,
@@ -41,7 +44,9 @@ from statemachine import keys
 from statemachine.commands import EndChannel, RegisterChannel
 from statemachine.outcomes import Applied, ChannelRegistered, Rejected, RejectionCode
 from statemachine.paging import decode_cursor, encode_cursor
+from statemachine.state import load_state
 from statemachine.transactions.channel_rows import ChannelSession, list_sessions
+from statemachine.transactions.fates import fate_of
 
 REGISTER_WITHIN_S: Final = 10.0
 REGISTER_EVERY_S: Final = 0.1
@@ -163,6 +168,9 @@ class ChannelStream(web.WebSocketResponse):
                     raise MessageRefusedError("NOT_REGISTERED", "Send a register message first.")
                 case Result():
                     channel.answer(message)
+                case AskFates():
+                    if not await self._tell_fates(message):
+                        return
                 case Leave():
                     await self._leave(channel)
                     return
@@ -226,12 +234,39 @@ class ChannelStream(web.WebSocketResponse):
         welcome = Welcome(
             session_id=only.result.session_id,
             resumed=only.result.resumed,
+            cluster_id=self._service.cluster.status().cluster_id or "",
             node_id=self._service.cluster.node_id,
             heartbeat_ms=int(settings.channel_heartbeat_s * 1000),
             grace_ms=grace_ms,
         )
         await self.send(encode(welcome))
         self._channels.registered(channel, only.result.session_id)
+
+    async def _tell_fates(self, asked: AskFates) -> bool:
+        """Say what became of transactions; False when this node cannot know now."""
+        cluster, settings = self._service.cluster, self._channels.settings
+        try:
+            view = await cluster.read(
+                Consistency.LINEARIZABLE, timeout_ms=settings.default_timeout_ms
+            )
+        except NoQuorumError as error:
+            self.end(CloseCode.GO_ELSEWHERE, f"fates cannot be told here: {error}")
+            return False
+        clean_after_ms = int(settings.channel_clean_after_s * 1000)
+        state = load_state(view.reader)
+        told: list[BranchFate] = []
+        for each in asked.branches:
+            fate = fate_of(state, view.reader, each.xid, each.branch_id, clean_after_ms)
+            told.append(
+                BranchFate(
+                    xid=each.xid,
+                    branch_id=each.branch_id,
+                    status=fate.status,
+                    may_clean=fate.may_clean,
+                )
+            )
+        await self.send(encode(Fates(request_id=asked.request_id, branches=told)))
+        return True
 
     async def _leave(self, channel: Channel) -> None:
         command = EndChannel(session_id=channel.session_id, connection=channel.number)
@@ -372,9 +407,11 @@ def endpoints(service: Service, channels: Channels) -> list[Endpoint]:
     described: tuple[type[msgspec.Struct], ...] = (
         Register,
         Result,
+        AskFates,
         Leave,
         Welcome,
         Called,
+        Fates,
         Complaint,
         GoElsewhere,
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from api import json_text
 from api.shapes import Name
+from api.xids import Xid
 from statemachine.transactions.channel_sessions import (
     GREATEST_CLEAN_BATCH,
     GREATEST_GRACE_MS,
@@ -20,6 +21,9 @@ from statemachine.transactions.channel_sessions import (
 
 GREATEST_MESSAGE_BYTES: Final = 64 << 10
 """Of what a resource manager sends."""
+
+GREATEST_FATES: Final = 500
+"""Branches of one `ask-fates`."""
 
 GREATEST_DETAIL: Final = 1_000
 """Characters of a result's detail that are kept."""
@@ -60,6 +64,8 @@ class CallKind(enum.StrEnum):
     ROLLBACK = "branch-rollback"
     STATUS = "branch-status"
     CLEAN = "clean"
+    SWEEP = "sweep"
+    """Look through all guards on a resource, and clean those whose transactions are over."""
 
 
 EXPECTED: Final[Mapping[CallKind, frozenset[ResultStatus]]] = MappingProxyType(
@@ -87,6 +93,7 @@ EXPECTED: Final[Mapping[CallKind, frozenset[ResultStatus]]] = MappingProxyType(
             }
         ),
         CallKind.CLEAN: frozenset({ResultStatus.CLEANED, ResultStatus.CLEAN_FAILED}),
+        CallKind.SWEEP: frozenset({ResultStatus.CLEANED, ResultStatus.CLEAN_FAILED}),
     }
 )
 """Which results answer which call."""
@@ -154,7 +161,24 @@ class Leave(_Message, frozen=True, kw_only=True, tag="leave", forbid_unknown_fie
     """The process ends: its session is not to wait for it."""
 
 
-Incoming = Register | Result | Leave
+class GuardedBranch(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
+):
+    """A branch for which the resource manager keeps something."""
+
+    xid: Xid
+    branch_id: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+
+
+class AskFates(_Message, frozen=True, kw_only=True, tag="ask-fates", forbid_unknown_fields=True):
+    """What became of these? Answered with `fates` under the same `requestId`."""
+
+    request_id: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    """The resource manager's own."""
+    branches: Annotated[list[GuardedBranch], msgspec.Meta(min_length=1, max_length=GREATEST_FATES)]
+
+
+Incoming = Register | Result | Leave | AskFates
 
 _incoming: Final = msgspec.json.Decoder(Incoming)
 
@@ -165,10 +189,31 @@ class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     session_id: int
     resumed: bool
     """It is the session that was named. If another had been named, that one has ended."""
+    cluster_id: str
+    """Whose branches it will hear of: what it keeps for those of another cluster is not theirs."""
     node_id: str
     heartbeat_ms: int
     """The node pings this often; who hears nothing for twice as long should connect anew."""
     grace_ms: int
+
+
+class BranchFate(_Message, frozen=True, kw_only=True):
+    """Where a branch's transaction stands."""
+
+    xid: str
+    branch_id: int
+    status: str
+    """Of the transaction; FORGOTTEN when it ended so long ago that nothing is kept of it; UNKNOWN
+    when this cluster never had such a branch."""
+    may_clean: bool
+    """What guards against late calls of the branch may go."""
+
+
+class Fates(_Message, frozen=True, kw_only=True, tag="fates"):
+    """Answer to `ask-fates`, in its order."""
+
+    request_id: int
+    branches: list[BranchFate]
 
 
 class CleanBranch(_Message, frozen=True, kw_only=True):
@@ -182,8 +227,9 @@ class CleanBranch(_Message, frozen=True, kw_only=True):
 class Called(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """What a call says, behind its `type` and `requestId`."""
 
-    xid: str
-    branch_id: int
+    xid: str | msgspec.UnsetType = msgspec.UNSET
+    """This and the next are left out of a `sweep`."""
+    branch_id: int | msgspec.UnsetType = msgspec.UNSET
     mode: str
     resource_id: str
     application_data: msgspec.Raw | str | None = msgspec.UNSET  # type: ignore[assignment]
@@ -223,7 +269,7 @@ def decode(text: bytes) -> Incoming:
     return message
 
 
-def encode(message: Welcome | Complaint | GoElsewhere | Called) -> bytes:
+def encode(message: Welcome | Complaint | GoElsewhere | Called | Fates) -> bytes:
     return _encode(message)
 
 

@@ -58,6 +58,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """As for watchers, of resource managers."""
     channel_grace_s: float = 10.0
     """How long a resource manager's session outlives its connection, unless it says otherwise."""
+    channel_clean_after_s: float = 60.0
+    """How long after its end a transaction is still guarded against calls that come late."""
     channel_drain_s: float = 2.0
     """How long a node that stops waits for calls of resource managers that are under way."""
     destinations: Destinations = msgspec.field(default_factory=lambda: ANY_DESTINATION)

@@ -243,6 +243,7 @@ class Process:
             channel_heartbeat_s=channels.heartbeat_ms / 1000,
             channel_leaderless_s=channels.leaderless_ms / 1000,
             channel_grace_s=channels.grace_ms / 1000,
+            channel_clean_after_s=channels.clean_after_ms / 1000,
             destinations=self._destinations,
         )
 

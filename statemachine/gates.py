@@ -69,6 +69,7 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.DetachChannels: 1,
     commands.EndChannel: 1,
     commands.RecordCleaned: 1,
+    commands.RecordSwept: 1,
     commands.RecordBranchAnswer: 1,
     commands.PrepareMessage: 1,
     commands.PutSubscriber: 1,

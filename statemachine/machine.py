@@ -49,6 +49,7 @@ from statemachine.timers import TimerKind
 from statemachine.timestamps import EventRecorder
 from statemachine.transactions.coordinator import Coordinator
 from statemachine.transactions.due import DueNotes
+from statemachine.transactions.transaction import Transaction
 from statemachine.vector_histories import Histories
 from statemachine.vectors import VectorClocks
 from statemachine.versions import VersionRecorder
@@ -243,6 +244,11 @@ class Machine:
         return self._state.channel_count
 
     @property
+    def cleaning_count(self) -> int:
+        """Branches that are noted for resource managers to clean."""
+        return self._state.cleaning_count
+
+    @property
     def channel_revision(self) -> tuple[int, int]:
         """When it differs from before, a resource manager has registered. Each node has its own."""
         return self._loads, self._coordinator.channel_revision
@@ -256,6 +262,13 @@ class Machine:
     def due_transactions(self) -> DueNotes:
         """What the driver of this node should look at. Each node has its own."""
         return self._coordinator.due
+
+    def transaction(self, xid: str) -> Transaction | None:
+        """Return a global transaction as the last entry left it, for whoever only looks at it.
+
+        Not to be kept beyond the next entry, which may change it.
+        """
+        return self._coordinator.look_at(xid)
 
     @property
     def digest(self) -> bytes:

@@ -84,6 +84,10 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Channel sessions that have not ended."""
     last_channel: int = 0
     """The id of the last channel session that began."""
+    cleaning_count: int = 0
+    """Notes of branches that resource managers are to clean."""
+    cleaning_place_count: int = 0
+    """Places with such notes, and modes of places with branches of which there is none."""
     subscriber_count: int = 0
     """Subscribers of all topics together."""
     saga_definition_count: int = 0

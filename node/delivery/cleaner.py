@@ -1,30 +1,35 @@
 """Tells resource managers which transactions are over, so that they can forget them.
 
 The leader does it, some time after the end: what it says ends the guards against late calls. What
-was told is recorded; what was not recorded is told again.
+was told is recorded; what was not recorded is told again. Where there were too many to note each, a
+manager is asked to look through all that it has, and to ask what is over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import groupby
 from typing import Final
 
 from api.rm_messages import Called, CallKind, CleanBranch, ResultStatus, encode
 from node.delivery.leader import Housekeeper, Leader
 from node.delivery.relay import ManagerReply, Outcome, Relay
-from statemachine.commands import CleanedBranch, RecordCleaned
+from statemachine.commands import CleanedBranch, RecordCleaned, RecordSwept
 from statemachine.positions import Position
 from statemachine.store import DamagedStateError, Reader
 from statemachine.transactions.channel_rows import (
     ChannelSession,
-    Cleaning,
-    due_cleanings,
     latest_registration,
-    resources_to_clean,
     session_to_clean,
+)
+from statemachine.transactions.cleaning_rows import (
+    Cleaning,
+    Sweep,
+    due_cleanings,
+    resources_to_clean,
+    sweeps,
 )
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,9 @@ _RESOURCES_AT_ONCE: Final = 100
 _PAUSE_AFTER_FAILURE_S: Final = 5.0
 _GREATEST_PAUSED: Final = 10_000
 _TIMEOUT_S: Final = 10.0
+_SWEEP_TIMEOUT_S: Final = 120.0
+"""A manager may have much to look through."""
+_SWEEPS_AT_ONCE: Final = 16
 _PROPOSAL_MS: Final = 5_000
 _NEVER: Final = Position(0, 0)
 
@@ -60,21 +68,26 @@ class Cleaner:
         self._clean_after_ms = clean_after_ms
         self._paused_until: dict[str, float] = {}
         """Resources of which somebody could not be told."""
-        self._task: asyncio.Task[None] | None = None
+        self._unswept_until: dict[tuple[str, str, str], float] = {}
+        """The same of places that could not be swept."""
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="cleaner")
+        self._tasks = [
+            asyncio.create_task(self._run(self.look), name="cleaner"),
+            asyncio.create_task(self._run(self.look_for_sweeps), name="sweeper"),
+        ]
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self) -> None:
+    async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                await self.look()
+                await work()
             except DamagedStateError as error:
                 self._cluster.report_damage(error)
                 return
@@ -85,6 +98,11 @@ class Cleaner:
     async def look(self) -> None:
         """Tell of all branches that nobody has been told of, if this node leads."""
         while self._engine.leader_ready and await self._clean():
+            pass
+
+    async def look_for_sweeps(self) -> None:
+        """Have all places swept where branches were not noted, if this node leads."""
+        while self._engine.leader_ready and await self._sweep():
             pass
 
     async def _clean(self) -> bool:
@@ -142,7 +160,10 @@ class Cleaner:
         """Yield who is told of which branches. Those for which nobody is connected wait."""
         for _, alike in groupby(due, key=lambda each: (each.mode, each.host)):
             branches = list(alike)
-            session = session_to_clean(self._reader, branches[0], branches[0].branch_id)
+            first = branches[0]
+            session = session_to_clean(
+                self._reader, first.resource_id, first.mode, first.host, first.branch_id
+            )
             if session is None:
                 continue
             for at in range(0, len(branches), session.clean_batch):
@@ -153,25 +174,87 @@ class Cleaner:
         several = [
             CleanBranch(xid=each.xid, branch_id=each.branch_id, mode=each.mode) for each in branches
         ]
-        term = self._engine.raft.term
-        called = encode(
-            Called(
-                xid=first.xid,
-                branch_id=first.branch_id,
-                mode=first.mode,
-                resource_id=first.resource_id,
-                epoch=term,
-                branches=several if session.clean_batch > 1 else [],
-            )
+        called = Called(
+            xid=first.xid,
+            branch_id=first.branch_id,
+            mode=first.mode,
+            resource_id=first.resource_id,
+            epoch=self._engine.raft.term,
+            branches=several if session.clean_batch > 1 else [],
         )
+        return await self._ask(session, CallKind.CLEAN, called, _TIMEOUT_S)
+
+    async def _ask(
+        self, session: ChannelSession, kind: CallKind, called: Called, timeout_s: float
+    ) -> ManagerReply:
         future: asyncio.Future[ManagerReply] = asyncio.get_running_loop().create_future()
 
         def replied(reply: ManagerReply) -> None:
             if not future.done():
                 future.set_result(reply)
 
-        cancel = self._relay.ask(session, CallKind.CLEAN, called, term, _TIMEOUT_S, replied)
+        cancel = self._relay.ask(session, kind, encode(called), called.epoch, timeout_s, replied)
         try:
             return await future
         finally:
             cancel()
+
+    # --- what was not noted
+
+    async def _sweep(self) -> bool:
+        """Have some managers look through what they have; False when there is nobody to ask."""
+        found = self._to_sweep()
+        if not found:
+            return False
+        before_ms = self._engine.stamps.elapsed_ms() - self._clean_after_ms
+        swept = await asyncio.gather(*[self._sweep_at(session, sweep) for session, sweep in found])
+        done = [sweep for (_, sweep), was_done in zip(found, swept, strict=True) if was_done]
+        if done:
+            recorded = tuple(
+                RecordSwept(
+                    resource_id=each.resource_id,
+                    host=each.host,
+                    mode=each.mode,
+                    upto_ms=max(before_ms, 0),
+                )
+                for each in done
+            )
+            await self._cluster.propose_internal(recorded, timeout_ms=_PROPOSAL_MS)
+        return bool(done)
+
+    def _to_sweep(self) -> list[tuple[ChannelSession, Sweep]]:
+        now = self._engine.now()
+        self._unswept_until = {
+            place: until for place, until in self._unswept_until.items() if until > now
+        }
+        before_ms = self._engine.stamps.elapsed_ms() - self._clean_after_ms
+        found: list[tuple[ChannelSession, Sweep]] = []
+        after = b""
+        while len(found) < _SWEEPS_AT_ONCE and (
+            page := sweeps(self._reader, after, _RESOURCES_AT_ONCE)
+        ):
+            for after, sweep in page:  # noqa: B007 - the last one counts
+                place = sweep.resource_id, sweep.host, sweep.mode
+                if sweep.left_out.ended_ms > before_ms or place in self._unswept_until:
+                    continue
+                session = session_to_clean(self._reader, *_of(sweep), spread=0)
+                if session is not None and len(found) < _SWEEPS_AT_ONCE:
+                    found.append((session, sweep))
+        return found
+
+    async def _sweep_at(self, session: ChannelSession, sweep: Sweep) -> bool:
+        called = Called(
+            mode=sweep.mode, resource_id=sweep.resource_id, epoch=self._engine.raft.term
+        )
+        reply = await self._ask(session, CallKind.SWEEP, called, _SWEEP_TIMEOUT_S)
+        if reply.outcome is Outcome.ANSWERED and reply.status == ResultStatus.CLEANED:
+            return True
+        if len(self._unswept_until) < _GREATEST_PAUSED:
+            place = sweep.resource_id, sweep.host, sweep.mode
+            self._unswept_until[place] = self._engine.now() + _PAUSE_AFTER_FAILURE_S
+        logger.debug("%s was not swept: %s %s", sweep.resource_id, reply.outcome, reply.detail)
+        return False
+
+
+def _of(sweep: Sweep) -> tuple[str, str, str]:
+    return sweep.resource_id, sweep.mode, sweep.host

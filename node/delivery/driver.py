@@ -45,15 +45,9 @@ from statemachine.codec import encode_request
 from statemachine.commands import AnyCommand, RecordRecoveries, ReportedCall, Request
 from statemachine.keys import GREATEST_NUMBER
 from statemachine.store import DamagedStateError
-from statemachine.transactions.planning import Call, next_calls
+from statemachine.transactions.planning import Call
 from statemachine.transactions.recovery import GREATEST_RECOVERIES
-from statemachine.transactions.rows import (
-    Branch,
-    Global,
-    due_globals,
-    get_branches,
-    get_global,
-)
+from statemachine.transactions.rows import Branch, Global, due_globals
 from statemachine.transactions.transaction import GREATEST_DETAIL
 
 logger = logging.getLogger(__name__)
@@ -321,14 +315,15 @@ class Driver:
             self._timer = self._runtime.call_later(pause_s, self._look_soon)
 
     def _look_at(self, reign: Reign, xid: str, elapsed_ms: int) -> None:
-        row = get_global(self._reader, xid)
+        found = self._engine.machine.transaction(xid)
         woken = reign.woken.get(xid, _NOBODY)
-        if row is None or row.due_ms < 0 or (row.due_ms > elapsed_ms and not woken):
+        upto_ms = GREATEST_NUMBER if woken else elapsed_ms
+        if found is None or not 0 <= found.row.due_ms <= upto_ms:
             reign.woken.pop(xid, None)
             return  # nothing to do; or the index will tell when there is
-        branches = get_branches(self._reader, xid)
+        row, branches = found.row, found.branches
         self._reach(CrashPoint.LOOKED_AT, row.status, "")
-        for call in next_calls(row, branches):
+        for call in found.plan.calls():
             branch = call.branch
             if (xid, branch.branch_id) in reign.flights:
                 continue

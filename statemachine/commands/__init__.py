@@ -16,6 +16,7 @@ from statemachine.commands.channels import (
     EndChannel,
     RecordBranchAnswer,
     RecordCleaned,
+    RecordSwept,
     RegisterChannel,
 )
 from statemachine.commands.command import Command
@@ -163,6 +164,7 @@ __all__ = [
     "RecordDtmProgress",
     "RecordEvent",
     "RecordRecoveries",
+    "RecordSwept",
     "RegisterBranch",
     "RegisterChannel",
     "RegisterDtmBranch",

@@ -18,11 +18,12 @@ class LockRows(Command, frozen=True, tag=70):
 
 
 class UnlockRows(Command, frozen=True, tag=71):
-    """Give back rows that were locked since a savepoint to which the branch has gone back."""
+    """Undo what locked rows since a savepoint to which the branch has gone back."""
 
     xid: str
     branch_id: int
     locks: tuple[RowLock, ...]
+    """As they were asked for: what was shared before it became exclusive is shared again."""
 
 
 class PassFence(Command, frozen=True, tag=72):

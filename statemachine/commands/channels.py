@@ -64,6 +64,17 @@ class RecordCleaned(Command, frozen=True, tag=80):
     branches: tuple[CleanedBranch, ...]
 
 
+class RecordSwept(Command, frozen=True, tag=101):
+    """A manager has let go of all that is over among what branches of a mode left at a place."""
+
+    resource_id: str
+    host: str
+    """Empty, unless the resource is a file of one host."""
+    mode: str
+    upto_ms: int
+    """What had ended by then, in elapsed time, was over when it looked."""
+
+
 class RecordBranchAnswer(Command, frozen=True, tag=81):
     """What a resource manager said of a branch when recovery asked."""
 

@@ -13,6 +13,7 @@ from statemachine.commands.channels import (
     EndChannel,
     RecordBranchAnswer,
     RecordCleaned,
+    RecordSwept,
     RegisterChannel,
 )
 from statemachine.commands.dtm import (
@@ -107,6 +108,7 @@ ChannelCommand = (
     | DetachChannels
     | EndChannel
     | RecordCleaned
+    | RecordSwept
     | RecordBranchAnswer
 )
 
@@ -177,6 +179,7 @@ AnyCommand = (
     | DetachChannels
     | EndChannel
     | RecordCleaned
+    | RecordSwept
     | RecordBranchAnswer
     | PrepareMessage
     | PutSubscriber

@@ -1,4 +1,4 @@
-"""What is stored of channel sessions: who can be reached where, and what is left to clean there.
+"""What is stored of channel sessions: who can be reached where.
 
 A *channel session* is one process of a resource manager. A node holds it while the process's
 channel is open there; the leader reaches it through that node.
@@ -8,7 +8,7 @@ Rows of the state, after the prefixes in `statemachine.keys`:
     channel       id                                         -> ChannelSession
     channel index a application\\0 host\\0 id                   sessions of an application on a host
                   b id xid\\0 branch                           LCN branches that a session holds
-                  c resource\\0 ended ms, xid\\0 branch         -> mode, host: what is to be cleaned
+                  c, k, s                                  see `cleaning_rows`
                   i application\\0 host\\0 instance\\0           -> id: the newest of an instance
                   n node\\0 id                                 sessions that a node holds
                   r resource\\0 id                             -> position of its last registration
@@ -72,26 +72,11 @@ class ChannelSession(
         return self.ends_ms == 0
 
 
-class Cleaning(msgspec.Struct, frozen=True):
-    """A branch of an ended transaction whose guards are no longer needed."""
-
-    resource_id: str
-    ended_ms: int
-    """In elapsed time."""
-    xid: str
-    branch_id: int
-    mode: str
-    host: str = ""
-    """Of the process that registered it, when that is known."""
-
-
 _encode: Final = msgspec.msgpack.Encoder().encode
 _sessions: Final = msgspec.msgpack.Decoder(ChannelSession)
-_kept_of_cleaning: Final = msgspec.msgpack.Decoder(tuple[str, str])
 
 _OF_HOST: Final = keys.CHANNEL_INDEX + b"a"
 _BOUND: Final = keys.CHANNEL_INDEX + b"b"
-_TO_CLEAN: Final = keys.CHANNEL_INDEX + b"c"
 _OF_INSTANCE: Final = keys.CHANNEL_INDEX + b"i"
 _OF_NODE: Final = keys.CHANNEL_INDEX + b"n"
 _OF_RESOURCE: Final = keys.CHANNEL_INDEX + b"r"
@@ -251,10 +236,15 @@ def _of_resource(
             yield session
 
 
-def session_to_clean(reader: Reader, cleaning: Cleaning, spread: int) -> ChannelSession | None:
-    """Return an attached session that can clean a branch; another one for another `spread`."""
-    for session in _of_resource(reader, cleaning.resource_id, cleaning.host, spread):
-        if session.is_attached and cleaning.mode in session.modes:
+def session_to_clean(
+    reader: Reader, resource_id: str, mode: str, host: str, spread: int
+) -> ChannelSession | None:
+    """Return an attached session that can clean what branches of a mode left on a resource.
+
+    `host` counts for files only. Another `spread` makes it another session.
+    """
+    for session in _of_resource(reader, resource_id, host, spread):
+        if session.is_attached and mode in session.modes:
             return session
     return None
 
@@ -292,67 +282,4 @@ def bound_branches(reader: Reader, session_id: int, limit: int) -> list[tuple[st
 def _bound_key(session_id: int, xid: str, branch_id: int) -> bytes:
     return (
         _BOUND + keys.pack_number(session_id) + keys.terminated(xid) + keys.pack_number(branch_id)
-    )
-
-
-# --- what is to be cleaned
-
-
-def put_cleaning(writes: WriteBuffer, cleaning: Cleaning) -> None:
-    writes.put(_cleaning_key(cleaning), _encode((cleaning.mode, cleaning.host)))
-
-
-def delete_cleaning(writes: WriteBuffer, cleaning: Cleaning) -> bool:
-    """Delete the note of a branch, whatever its mode; False when there is none."""
-    key = _cleaning_key(cleaning)
-    found = writes.get(key) is not None
-    if found:
-        writes.delete(key)
-    return found
-
-
-def resources_to_clean(reader: Reader, after: str, limit: int) -> list[str]:
-    """Return resources with something to clean, those behind the name `after`."""
-    found: list[str] = []
-    begin = _after(_TO_CLEAN + keys.terminated(after)) if after else _TO_CLEAN
-    stop = keys.stop_of(_TO_CLEAN)
-    while len(found) < limit and (rows := reader.scan(begin, stop, limit=1)):
-        rest = rows[0][0][len(_TO_CLEAN) :]
-        name = rest[: _terminator(rest) + 1]
-        found.append(keys.name_of(name))
-        begin = _after(_TO_CLEAN + name)
-    return found
-
-
-def due_cleanings(reader: Reader, resource_id: str, before_ms: int, limit: int) -> list[Cleaning]:
-    """Return what ended before an elapsed time on one resource, the first ended first."""
-    prefix = _TO_CLEAN + keys.terminated(resource_id)
-    rows = reader.scan(prefix, prefix + keys.pack_number(max(0, before_ms)), limit=limit)
-    return [
-        Cleaning(
-            resource_id,
-            int.from_bytes(key[len(prefix) : len(prefix) + 8], "big"),
-            keys.name_of(key[len(prefix) + 8 : -8]),
-            int.from_bytes(key[-8:], "big"),
-            *_kept_of_cleaning.decode(row),
-        )
-        for key, row in rows
-    ]
-
-
-def _terminator(name: bytes) -> int:
-    """Return where a terminated name ends that something follows."""
-    at = name.index(b"\0")
-    while name[at + 1 : at + 2] == b"\xff":
-        at = name.index(b"\0", at + 1)
-    return at
-
-
-def _cleaning_key(cleaning: Cleaning) -> bytes:
-    return (
-        _TO_CLEAN
-        + keys.terminated(cleaning.resource_id)
-        + keys.pack_number(cleaning.ended_ms)
-        + keys.terminated(cleaning.xid)
-        + keys.pack_number(cleaning.branch_id)
     )

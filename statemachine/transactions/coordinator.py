@@ -38,6 +38,7 @@ from statemachine.transactions import (
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.due import DueNotes
 from statemachine.transactions.state_language import definitions, starting
+from statemachine.transactions.transaction import Transaction
 from statemachine.write_buffer import WriteBuffer
 
 
@@ -89,6 +90,10 @@ class Coordinator:
         """What the driver of this node should look at."""
         return self._desk.due
 
+    def look_at(self, xid: str) -> Transaction | None:
+        """Return a transaction to whoever only looks, between two entries."""
+        return self._desk.look_at(xid)
+
     def _change_rows(self, command: commands.LockRows | commands.UnlockRows, place: int) -> Outcome:
         desk = self._desk
         transaction = desk.find(command.xid)
@@ -138,7 +143,9 @@ class Coordinator:
             case commands.EndChannel():
                 return channel_sessions.end(desk, command, place)
             case commands.RecordCleaned():
-                return cleaning.record(desk.writes, command)
+                return cleaning.record(desk.state, desk.writes, command)
+            case commands.RecordSwept():
+                return cleaning.record_swept(desk.state, desk.writes, command)
             case commands.RecordBranchAnswer():
                 return driving.take_answer(desk, command, place)
             case _:

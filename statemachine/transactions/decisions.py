@@ -186,6 +186,7 @@ def forget(desk: Desk, due_ms: int, xid: str) -> None:
                 begun_ms=row.begun_ms,
                 ended_ms=row.ended_ms,
                 branches=row.branches,
+                over_ms=row.over_ms,
             ),
         )
         if desk.state.summary_retention_ms:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,15 +24,16 @@ from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.tickets import Tickets
 from statemachine.transactions import channel_binding, cleaning
+from statemachine.transactions.deadlocks import Deadlocks
 from statemachine.transactions.due import DueNotes
+from statemachine.transactions.granting import Granting
 from statemachine.transactions.incidents import record_incident
+from statemachine.transactions.kept import KeptTransactions
 from statemachine.transactions.planning import (
-    UNRETRYABLE,
-    Call,
     Operation,
     Program,
     may_have_begun,
-    next_calls,
+    steps_done,
 )
 from statemachine.transactions.row_locks import RowLock, RowLocks, Wait
 from statemachine.transactions.rows import (
@@ -48,7 +48,6 @@ from statemachine.transactions.state_language.definitions import unpin
 from statemachine.transactions.state_language.interpreter import Interpreter
 from statemachine.transactions.state_language.runs import get_run, stop_run
 from statemachine.transactions.statuses import (
-    BRANCH_ENDED,
     COMMIT_FAMILY,
     ENDED,
     FAILED,
@@ -64,18 +63,10 @@ from statemachine.write_buffer import WriteBuffer
 GREATEST_GLOBALS: Final = 1_000_000
 """How many transactions may be under way at once."""
 
-GREATEST_KEPT: Final = 1_000
-"""How many transactions are kept in memory between their commands."""
-
-GREATEST_KEPT_BYTES: Final = 16 << 10
-"""What may have been read and written of one that is kept: then it is let go, and read again."""
-
 _XID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 UNLOCKED_BY_DECISION: Final = frozenset({Mode.AT, Mode.TXC})
 """Their effect can be seen before the decision, so that nothing is left to protect after it."""
-
-_FORWARD_ENDED: Final = frozenset({BranchStatus.PHASE_ONE_DONE, BranchStatus.WITHDRAWN})
 
 XID_UNUSABLE: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
@@ -111,46 +102,48 @@ class Desk:
         self.tickets = tickets
         self.due = DueNotes()
         self.locks = RowLocks(state, writes)
+        self.deadlocks = Deadlocks(self.locks)
+        self.grants = Granting(self.locks, self.deadlocks, self._settle_wait, self.youngest)
         self.channel_revision = 0
         """Counts registrations of resource managers."""
         self._open: dict[str, Transaction | None] = {}
         """Those that commands of the present entry have asked for; None: there is none."""
-        self._kept: OrderedDict[str, Transaction] = OrderedDict()
-        """Those of earlier entries that are as they stand in the state, the last used one last."""
+        self._kept = KeptTransactions()
 
     def save(self) -> None:
         """Write what the entry changed."""
         for transaction in self._open.values():
             if transaction is not None:
                 transaction.save()
-                if transaction.row.due_ms >= 0:
-                    self.due.note(transaction.row.xid)
-                self._keep(transaction)
+                row = transaction.row
+                if row.due_ms >= 0:
+                    self.due.note(row.xid)
+                if row.status not in ENDED:
+                    self._kept.keep(transaction)
         self._open.clear()
-
-    def _keep(self, transaction: Transaction) -> None:
-        """Have a transaction at hand for the commands that are still to come, if it is small."""
-        row = transaction.row
-        if row.status not in ENDED and transaction.size_bytes <= GREATEST_KEPT_BYTES:
-            self._kept[row.xid] = transaction
-            if len(self._kept) > GREATEST_KEPT:
-                self._kept.popitem(last=False)
 
     def find(self, xid: str) -> Transaction | None:
         if xid in self._open:
             return self._open[xid]
-        found = self._kept.pop(xid, None)
-        if found is None:
-            row = get_global(self.writes, xid)
-            if row is not None:
-                found = Transaction(self.state, self.writes, row, is_new=False)
-        self._open[xid] = found
+        found = self._open[xid] = self._kept.take(xid) or self._load(xid)
+        return found
+
+    def _load(self, xid: str) -> Transaction | None:
+        row = get_global(self.writes, xid)
+        return None if row is None else Transaction(self.state, self.writes, row, is_new=False)
+
+    def look_at(self, xid: str) -> Transaction | None:
+        """Return a transaction to whoever only looks, between two entries."""
+        found = self._kept.take(xid) or self._load(xid)
+        if found is not None and found.row.status not in ENDED:
+            found.load()
+            self._kept.keep(found)
         return found
 
     def close(self, xid: str) -> None:
         """Let go of a transaction that is about to be erased."""
         self._open.pop(xid, None)
-        self._kept.pop(xid, None)
+        self._kept.take(xid)
 
     def _is_taken(self, xid: str) -> bool:
         return self.find(xid) is not None or get_summary(self.writes, xid) is not None
@@ -224,7 +217,7 @@ class Desk:
             if transaction.row.program == Program.STATE_MACHINE:
                 stop_run(self.writes, transaction.row.xid, self.state.wall_ms)
         # Nobody registers any more: what waits for rows waits in vain.
-        self.refuse_waits(transaction.row.xid, not_active(transaction.row), place)
+        self.grants.refuse(transaction.row.xid, place, not_active(transaction.row))
         if committed:
             for branch in transaction.branches:
                 if branch.mode in UNLOCKED_BY_DECISION:
@@ -266,9 +259,10 @@ class Desk:
         row, branches = transaction.row, transaction.branches
         if row.program == Program.CLIENT:
             return
+        done = steps_done(branches)
         for branch in branches:
             never_begun = branch.status is BranchStatus.REGISTERED and not may_have_begun(
-                branch, branches
+                branch, done
             )
             refused = branch.status is BranchStatus.PHASE_ONE_FAILED and not branch.outcome_unknown
             if never_begun or (refused and not row.compensates_failed):
@@ -276,22 +270,17 @@ class Desk:
 
     def advance(self, transaction: Transaction, place: int) -> None:
         """Do what needs no call, end what is at its end, and say when the driver is to come."""
-        calls = next_calls(transaction.row, transaction.branches)
-        while self._step(transaction, calls, place):
-            calls = next_calls(transaction.row, transaction.branches)
+        while self._step(transaction, place):
+            pass
         row = transaction.row
-        if row.program == Program.STATE_MACHINE:
-            # It may have gone on as far as to new calls.
-            calls = next_calls(row, transaction.branches)
-        due = [] if row.paused else calls
-        due_ms = min((call.branch.due_ms for call in due), default=-1)
+        due_ms = -1 if row.paused else transaction.plan.due_ms
         if due_ms != row.due_ms:
             transaction.change(due_ms=due_ms)
 
-    def _step(self, transaction: Transaction, calls: Sequence[Call], place: int) -> bool:
-        """Do one thing that needs no call; False when there is none. `calls` may be made now."""
-        row = transaction.row
-        instant = [call for call in calls if call.url == ""]
+    def _step(self, transaction: Transaction, place: int) -> bool:
+        """Do one thing that needs no call; False when there is none."""
+        row, plan = transaction.row, transaction.plan
+        instant = plan.instant()
         for call in instant:
             self.done(transaction, call.branch, call.operation, place)
         if instant:
@@ -302,11 +291,10 @@ class Desk:
             return self._decide_by_itself(transaction, place)
         if not transaction.is_driven:
             return False
-        left = [branch for branch in transaction.branches if branch.status not in BRANCH_ENDED]
-        if not left:
+        if not plan.left:
             self._end(transaction, GlobalInput.ALL_ENDED, place)
             return True
-        if not calls and any(b.status in UNRETRYABLE for b in left):
+        if plan.is_idle and plan.refused:
             self._end(transaction, GlobalInput.FAIL, place)
             return True
         return False
@@ -335,9 +323,7 @@ class Desk:
 
     def _decide_by_itself(self, transaction: Transaction, place: int) -> bool:
         row = transaction.row
-        if row.program == Program.CLIENT or not row.submitted:
-            return False
-        if any(b.status not in _FORWARD_ENDED for b in transaction.branches):
+        if row.program == Program.CLIENT or not row.submitted or transaction.plan.working:
             return False
         transaction.decide(GlobalInput.COMMIT, "", place)
         self._note(transaction, place)
@@ -410,24 +396,17 @@ class Desk:
     # --- row locks
 
     def release(self, transaction: Transaction, branch: Branch, place: int) -> None:
-        self.grant(self.locks.release(transaction.row.xid, branch.branch_id), place)
+        xid = transaction.row.xid
+        released = self.locks.release(xid, branch.branch_id)
+        if released:
+            self.grants.free(released, place)
+            self.grants.look_at(xid, place)
 
-    def refuse_waits(self, xid: str, refused: Rejected, place: int) -> None:
-        """End all that a transaction waits for, then let those come whom that kept waiting.
-
-        Not one by one: the end of the first may be what lets the second be granted.
-        """
-        names: list[bytes] = []
-        for ticket in self.locks.tickets_of(xid):
-            names += self.locks.names_of(self.locks.withdraw(ticket))
-            self.tickets.settle(ticket, refused, place)
-        self.grant(names, place)
-
-    def grant(self, names: Sequence[bytes], place: int) -> None:
-        """Give rows that are free again to whoever waits for them."""
-        for ticket, wait in self.locks.grantable(names):
-            self.locks.withdraw(ticket)
-            self.tickets.settle(ticket, self._granted(wait, place), place)
+    def _settle_wait(
+        self, ticket: Position, wait: Wait, refused: Rejected | None, place: int
+    ) -> None:
+        outcome = self._granted(wait, place) if refused is None else refused
+        self.tickets.settle(ticket, outcome, place)
 
     def _granted(self, wait: Wait, place: int) -> Outcome:
         """Do what waited for rows that are free now, unless it can no longer be done."""
@@ -440,7 +419,7 @@ class Desk:
         )
         if refused is not None or transaction is None:
             # The rows stay free: who stands behind it in their queues comes next.
-            self.grant(self.locks.names_of(wait), place)
+            self.grants.free(self.locks.names_of(wait), place)
             return refused or ENDED_MEANWHILE
         if registered is not None:
             return self.register_with_rows(transaction, registered, wait.locks, place)
@@ -468,7 +447,7 @@ class Desk:
         xid = transaction.row.xid
         branch_id = self.register(transaction, branch, place)
         if locks:
-            self.locks.take(xid, branch_id, locks, self.state.wall_ms)
+            self._take(xid, branch_id, locks, place)
         if transaction.row.status is not GlobalStatus.BEGIN:
             # What is decided is told to it, too.
             self.advance(transaction, place)
@@ -479,9 +458,18 @@ class Desk:
     ) -> Outcome:
         """Give rows that are free to a branch."""
         xid, branch_id = transaction.row.xid, branch.branch_id
-        self.locks.take(xid, branch_id, locks, self.state.wall_ms)
+        self._take(xid, branch_id, locks, place)
         transaction.tell(place, "LOCKED", branch_id, f"{len(locks)} rows")
         return Applied(RowsLocked(xid=xid, branch_id=branch_id))
+
+    def _take(self, xid: str, branch_id: int, locks: Sequence[RowLock], place: int) -> None:
+        if self.locks.take(xid, branch_id, locks, self.state.wall_ms):
+            self.grants.look_at(xid, place)
+
+    def youngest(self, xids: Sequence[str]) -> str:
+        """Return the one that began last: least is lost with it."""
+        begun = [(each.row.begun, xid) for xid in xids if (each := self.find(xid)) is not None]
+        return max(begun)[1]
 
 
 def takes_branches(row: Global, mode: str) -> bool:

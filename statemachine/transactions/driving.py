@@ -13,7 +13,7 @@ from statemachine.transactions import cleaning, messages
 from statemachine.transactions.decisions import await_end
 from statemachine.transactions.desk import Desk
 from statemachine.transactions.participation import GREATEST_BRANCHES, not_found
-from statemachine.transactions.planning import Call, Operation, Program, next_calls
+from statemachine.transactions.planning import Call, Operation, Program
 from statemachine.transactions.rows import DTM, Branch
 from statemachine.transactions.state_language.judging import Judge
 from statemachine.transactions.statuses import BranchStatus, Mode
@@ -111,9 +111,7 @@ def take_results(desk: Desk, command: ReportCalls, place: int) -> Outcome:
         transaction = desk.find(reported.xid)
         if transaction is None:
             continue
-        due = next_calls(transaction.row, transaction.branches)
-        wanted = (reported.branch_id, reported.operation)
-        call = next((c for c in due if (c.branch.branch_id, c.operation) == wanted), None)
+        call = transaction.plan.call(reported.branch_id, reported.operation)
         if call is None or _is_counted(call.branch, reported):
             continue
         _take(desk, transaction, call, reported, place)

@@ -18,6 +18,7 @@ from statemachine.outcomes import (
 )
 from statemachine.positions import Position
 from statemachine.tickets import TicketKind
+from statemachine.transactions.deadlocks import TOO_MANY_WAIT, deadlock
 from statemachine.transactions.desk import Desk, not_active, takes_no_rows
 from statemachine.transactions.planning import Program
 from statemachine.transactions.row_locks import Conflict, RowLock, Wait
@@ -64,19 +65,20 @@ def lock_rows(desk: Desk, transaction: Transaction, command: LockRows, place: in
 
 
 def unlock_rows(desk: Desk, transaction: Transaction, command: UnlockRows, place: int) -> Outcome:
-    """Give rows of a branch back, as far as it holds them."""
+    """Undo what locked rows for a branch: it went back to a savepoint."""
     branch = _working(transaction, command.branch_id)
     if not isinstance(branch, Branch):
         return branch
     if len(command.locks) > GREATEST_LOCKS:
         return _TOO_MANY_LOCKS
     locks = _of_resource(branch.resource_id, command.locks)
-    released = desk.locks.release_some(command.xid, branch.branch_id, locks)
-    if released:
-        transaction.tell(place, "UNLOCKED", branch.branch_id, f"{len(released)} rows")
-        desk.grant(released, place)
+    given_back = desk.locks.give_back(command.xid, branch.branch_id, locks)
+    if given_back:
+        transaction.tell(place, "UNLOCKED", branch.branch_id, f"{len(given_back)} rows")
+        desk.grants.free(given_back, place)
+        desk.grants.look_at(command.xid, place)
     return Applied(
-        RowsUnlocked(xid=command.xid, branch_id=branch.branch_id, unlocked=len(released))
+        RowsUnlocked(xid=command.xid, branch_id=branch.branch_id, unlocked=len(given_back))
     )
 
 
@@ -121,13 +123,18 @@ def await_rows(
         return _QUEUE_FULL
     if len(desk.locks.tickets_of(wait.xid)) >= GREATEST_WAITS:
         return _WAITS_ENOUGH
-    youngest = _youngest(desk, desk.locks.cycle(wait.xid, wait.locks))
-    if youngest == wait.xid:
-        return _deadlock(conflict)
+    while (circle := desk.deadlocks.circle(wait.xid, wait.locks)) != []:
+        if circle is None:
+            return TOO_MANY_WAIT
+        youngest = desk.youngest(circle)
+        if youngest == wait.xid:
+            return deadlock(conflict.lock)
+        desk.grants.refuse(youngest, place)
+    if desk.locks.conflict(wait.xid, wait.locks) is None:
+        # Nobody but who waits no more stood before it.
+        return None
     pending = desk.tickets.open(place, TicketKind.ROW_LOCKS, b"", wait_ms)
     desk.locks.enqueue(pending.ticket, wait)
-    if youngest is not None:
-        desk.refuse_waits(youngest, _deadlock(conflict), place)
     return pending
 
 
@@ -137,7 +144,8 @@ def end_wait(desk: Desk, ticket: Position, place: int) -> None:
     conflict = desk.locks.conflict(wait.xid, wait.locks)
     outcome = _CONFLICT_GONE if conflict is None else lock_conflict(desk, conflict)
     desk.tickets.settle(ticket, outcome, place)
-    desk.grant(desk.locks.names_of(wait), place)
+    desk.grants.free(desk.locks.names_of(wait), place)
+    desk.grants.look_at(wait.xid, place)
 
 
 def lock_conflict(desk: Desk, conflict: Conflict) -> Rejected:
@@ -171,20 +179,3 @@ def lock_conflict(desk: Desk, conflict: Conflict) -> Rejected:
 _CONFLICT_GONE: Final = Rejected(
     RejectionCode.LOCK_CONFLICT, "The rows were not free in time. Try again.", retryable=True
 )
-
-
-def _youngest(desk: Desk, xids: Sequence[str]) -> str | None:
-    """Return the one that began last: least is lost with it."""
-    found = [(each.row.begun, xid) for xid in xids if (each := desk.find(xid)) is not None]
-    return max(found)[1] if found else None
-
-
-def _deadlock(conflict: Conflict) -> Rejected:
-    lock = conflict.lock
-    return Rejected(
-        RejectionCode.DEADLOCK,
-        "Transactions wait for each other's rows, and this one began last: it would have waited "
-        f"for row {list(lock.key)} of {lock.table} in {lock.resource_id}. Roll it back and try "
-        "again.",
-        retryable=False,
-    )

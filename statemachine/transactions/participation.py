@@ -19,7 +19,7 @@ from statemachine.outcomes import (
 )
 from statemachine.positions import Position
 from statemachine.tickets import Ticket, TicketKind
-from statemachine.transactions import channel_binding
+from statemachine.transactions import channel_binding, cleaning
 from statemachine.transactions.committing import take_up
 from statemachine.transactions.desk import Desk, answer_of, not_active, takes_branches
 from statemachine.transactions.locking import await_rows, branch_not_found, end_wait
@@ -106,7 +106,9 @@ def register(desk: Desk, command: RegisterBranch, place: int) -> Outcome:
         retry=RetryRule(),
         host=channel_binding.host_of(desk.writes, command.session_id),
     )
-    refused = channel_binding.refusal(desk.writes, branch)
+    refused = channel_binding.refusal(desk.writes, branch) or cleaning.refusal(
+        desk.state, desk.writes, branch
+    )
     if refused is not None:
         return refused
     if command.locks:

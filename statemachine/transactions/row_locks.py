@@ -6,15 +6,13 @@ upgrade. A request names all its rows at once and gets all of them or none.
 
 Who cannot have its rows may wait. Waiters stand in a queue for each row, in the order in which they
 came, and are granted when all their rows are free and nobody that came earlier wants one of them;
-so nobody starves. A wait that would close a cycle is found when it begins: of the transactions in
-the cycle the youngest is refused (Knapp, 1987: detection by path pushing needs no more than the
-graph, which is all in one place here).
+so nobody starves. Who waits in a circle is found by `deadlocks`.
 
 Rows of the state, after `keys.ROW_LOCK` and its likes:
 
     row lock      lock            -> who holds it, and how many wait for it
     owner         xid\0  branch  number -> locks that a branch took together
-    queue         lock  ticket    -> whether it is wanted exclusively
+    queue         lock  ticket    -> whether it is wanted exclusively, and the xid that wants it
     wait          ticket          -> what it waits for
     waiting xid   xid\0  ticket   -> nothing
 """
@@ -22,9 +20,9 @@ Rows of the state, after `keys.ROW_LOCK` and its likes:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -50,12 +48,14 @@ GREATEST_TAKINGS: Final = 10_000
 _GREATEST_PLAIN_BYTES: Final = 200
 """A longer lock key is stored as its digest: keys of the state are short."""
 
+_SHARED: Final = b"\x00"
+_EXCLUSIVE: Final = b"\x01"
 _PLAIN: Final = b"\x00"
 _DIGESTED: Final = b"\x01"
 _TICKET_BYTES: Final = 12
 _NUMBER_BYTES: Final = 8
 _PLACE: Final = struct.Struct(">I")
-_GREATEST_SEARCHED: Final = 1_000
+_GREATEST_PAGE: Final = 1_000
 
 KeyPart = int | str | bool | None
 """A part of a primary key. Other types are texts that the resource manager made of them, tagged."""
@@ -78,6 +78,8 @@ class Hold(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     exclusive: bool
     since_ms: int
     """In wall time."""
+    was_shared: bool = False
+    """It is exclusive now, and had been shared before."""
 
 
 class LockRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -99,6 +101,14 @@ class Wait(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """Whose they will be; 0: of a branch that is registered with them."""
     registration: bytes = b""
     """The branch to be registered, encoded."""
+
+
+class Queued(NamedTuple):
+    """A place in the queue of a row."""
+
+    ticket: Position
+    xid: str
+    exclusive: bool
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -146,10 +156,15 @@ class RowLocks:
 
     # --- taking
 
-    def conflict(self, xid: str, locks: Sequence[RowLock]) -> Conflict | None:
-        """Return the first row that `xid` cannot have now, or None when it can have all."""
+    def conflict(
+        self, xid: str, locks: Sequence[RowLock], ticket: Position | None = None
+    ) -> Conflict | None:
+        """Return the first row that `xid` cannot have now, or None when it can have all.
+
+        `ticket` is its place in the queues, when it stands there.
+        """
         for lock in locks:
-            found = self._conflict(xid, lock, None)
+            found = self._conflict(xid, lock, ticket)
             if found is not None:
                 return found
         return None
@@ -157,7 +172,7 @@ class RowLocks:
     def _conflict(self, xid: str, lock: RowLock, ticket: Position | None) -> Conflict | None:
         """`ticket` is the asker's own place in the queue: it counts only whoever stands before."""
         name = lock_name(lock)
-        row = self._get(name)
+        row = self.row(name)
         if row is None:
             return None
         own = False
@@ -171,39 +186,44 @@ class RowLocks:
             return None
         if len(row.holds) >= GREATEST_HOLDERS:
             return Conflict(lock, row.holds[0])
-        for waiter, exclusive in self._queue(name) if row.waiters else ():
-            if ticket is not None and waiter >= ticket:
+        for waiter in self.queue(name) if row.waiters else ():
+            if ticket is not None and waiter.ticket >= ticket:
                 break
-            if exclusive or lock.exclusive:
-                wait = self._wait(waiter)
-                if wait.xid != xid:
-                    return Conflict(lock, None)
+            if (waiter.exclusive or lock.exclusive) and waiter.xid != xid:
+                return Conflict(lock, None)
         return None
 
-    def take(self, xid: str, branch_id: int, locks: Sequence[RowLock], now_ms: int) -> None:
-        """Give the rows to a branch; `conflict` must have found none."""
+    def take(self, xid: str, branch_id: int, locks: Sequence[RowLock], now_ms: int) -> bool:
+        """Give the rows to a branch; `conflict` must have found none.
+
+        Returns:
+            Whether somebody waits for one of them, perhaps for `xid` only from now on.
+        """
         taken: list[bytes] = []
+        waited_for = False
         for lock in locks:
             name = lock_name(lock)
-            row = self._get(name)
+            row = self.row(name)
             if row is None:
                 taken.append(name)
                 only = (Hold(xid, branch_id, lock.exclusive, now_ms),)
                 self._put(name, LockRow(lock.resource_id, lock.table, lock.key, only))
                 continue
-            mine = next((h for h in row.holds if (h.xid, h.branch_id) == (xid, branch_id)), None)
+            mine = _hold_of(row, xid, branch_id)
             if mine is None:
                 taken.append(name)
                 hold = Hold(xid, branch_id, lock.exclusive, now_ms)
             elif lock.exclusive and not mine.exclusive:
-                hold = Hold(xid, branch_id, True, mine.since_ms)
+                hold = Hold(xid, branch_id, True, mine.since_ms, was_shared=True)
             else:
                 continue
+            waited_for = waited_for or row.waiters > 0
             others = tuple(each for each in row.holds if each is not mine)
             self._put(name, msgspec.structs.replace(row, holds=(*others, hold)))
         if taken:
             self._writes.put(self._unused(xid, branch_id), _encode(taken))
             self._state.row_lock_count += len(taken)
+        return waited_for
 
     def refusal(self, xid: str, branch_id: int, locks: Sequence[RowLock]) -> str | None:
         """Return which bound the request would break, None when it may be tried."""
@@ -221,27 +241,27 @@ class RowLocks:
         packed = keys.pack_event(ticket.entry, ticket.place)
         self._writes.put(keys.ROW_LOCK_WAIT + packed, _encode(wait))
         self._writes.put(keys.ROW_LOCK_WAITING_XID + keys.terminated(wait.xid) + packed, b"")
-        for name, lock in _wanted(wait).items():
-            value = b"\x01" if lock.exclusive else b"\x00"
+        for name, lock in wanted(wait).items():
+            value = (_EXCLUSIVE if lock.exclusive else _SHARED) + wait.xid.encode()
             self._writes.put(keys.ROW_LOCK_QUEUE + name + packed, value)
-            row = self._get(name) or _unheld(lock)
+            row = self.row(name) or _unheld(lock)
             self._put(name, msgspec.structs.replace(row, waiters=row.waiters + 1))
         self._state.row_lock_wait_count += 1
 
     def queue_is_full(self, locks: Sequence[RowLock]) -> bool:
         """Tell whether one of the rows has as many waiters as there may be."""
-        rows = [self._get(lock_name(lock)) for lock in locks]
+        rows = [self.row(lock_name(lock)) for lock in locks]
         return any(row is not None and row.waiters >= GREATEST_QUEUE for row in rows)
 
     def withdraw(self, ticket: Position) -> Wait:
         """Let a request leave its queues, because it was granted or its wait has ended."""
-        wait = self._wait(ticket)
+        wait = self.wait(ticket)
         packed = keys.pack_event(ticket.entry, ticket.place)
         self._writes.delete(keys.ROW_LOCK_WAIT + packed)
         self._writes.delete(keys.ROW_LOCK_WAITING_XID + keys.terminated(wait.xid) + packed)
-        for name in _wanted(wait):
+        for name in wanted(wait):
             self._writes.delete(keys.ROW_LOCK_QUEUE + name + packed)
-            row = self._get(name)
+            row = self.row(name)
             assert row is not None, "a row that is waited for has a row"
             self._put(name, msgspec.structs.replace(row, waiters=row.waiters - 1))
         self._state.row_lock_wait_count -= 1
@@ -252,7 +272,7 @@ class RowLocks:
         if not self._state.row_lock_wait_count:
             return []
         prefix = keys.ROW_LOCK_WAITING_XID + keys.terminated(xid)
-        rows = self._writes.scan(prefix, _after(prefix), limit=_GREATEST_SEARCHED)
+        rows = self._writes.scan(prefix, _after(prefix), limit=_GREATEST_PAGE)
         return [_ticket(key) for key, _ in rows]
 
     def grantable(self, names: Sequence[bytes]) -> Iterator[tuple[Position, Wait]]:
@@ -262,7 +282,7 @@ class RowLocks:
         of each request and withdraws it before it goes on.
         """
         for name in dict.fromkeys(names) if self._state.row_lock_wait_count else ():
-            row = self._get(name)
+            row = self.row(name)
             if row is None or not row.waiters:
                 continue
             after = b""
@@ -270,30 +290,32 @@ class RowLocks:
                 found = self._next_in_queue(name, after)
                 if found is None:
                     break
-                ticket, _ = found
+                ticket = found.ticket
                 after = keys.pack_event(ticket.entry, ticket.place) + b"\0"
-                wait = self._wait(ticket)
-                if self._is_free_for(ticket, wait):
+                wait = self.wait(ticket)
+                if self.conflict(wait.xid, wait.locks, ticket) is None:
                     yield ticket, wait
-                elif _wanted(wait)[name].exclusive:
-                    # Nobody behind it can have this row before it, but its own transaction.
-                    yield from self._besides(ticket, wait.xid)
+                elif found.exclusive:
+                    # Nobody behind it can have this row before it, but who has it already, and
+                    # another request of the same transaction.
+                    yield from self._passing(name, found)
                     break
 
-    def _besides(self, ticket: Position, xid: str) -> Iterator[tuple[Position, Wait]]:
-        """Yield what else a transaction waits for and can have, whatever keeps one ticket."""
-        for other in self.tickets_of(xid):
-            stored = self._writes.get(_wait_key(other))
-            wait = None if stored is None or other == ticket else _waits.decode(stored)
-            if wait is not None and self._is_free_for(other, wait):
-                yield other, wait
-
-    def _is_free_for(self, ticket: Position, wait: Wait) -> bool:
-        return all(self._conflict(wait.xid, lock, ticket) is None for lock in wait.locks)
+    def _passing(self, name: bytes, blocked: Queued) -> Iterator[tuple[Position, Wait]]:
+        """Yield requests that can have their rows though they stand behind one that cannot."""
+        row = self.row(name)
+        holders = [] if row is None else list(dict.fromkeys([hold.xid for hold in row.holds]))
+        others = holders if len(holders) == 1 else []
+        for xid in dict.fromkeys((blocked.xid, *others)):
+            for ticket in self.tickets_of(xid):
+                if ticket > blocked.ticket and self.is_waiting(ticket):
+                    wait = self.wait(ticket)
+                    if name in wanted(wait) and self.conflict(xid, wait.locks, ticket) is None:
+                        yield ticket, wait
 
     def names_of(self, wait: Wait) -> list[bytes]:
         """Return the names of the rows that are waited for."""
-        return list(_wanted(wait))
+        return list(wanted(wait))
 
     # --- giving back
 
@@ -307,25 +329,46 @@ class RowLocks:
             self._drop(name, xid, branch_id)
         return released
 
-    def release_some(self, xid: str, branch_id: int, locks: Sequence[RowLock]) -> list[bytes]:
-        """Take some rows from a branch, as far as it holds them; return their names."""
-        wanted = dict.fromkeys(lock_name(lock) for lock in locks)
-        released: list[bytes] = []
-        for key, names in self._owned(xid, branch_id):
-            kept = [name for name in names if name not in wanted]
-            if len(kept) == len(names):
+    def give_back(self, xid: str, branch_id: int, locks: Sequence[RowLock]) -> list[bytes]:
+        """Undo requests of a branch, as far as it holds what they brought; return the rows' names.
+
+        What had been shared before it became exclusive is shared again. What is held in another
+        mode than the one that is named was not brought by such a request, and stays; so to say it
+        again changes nothing.
+        """
+        changed: dict[bytes, None] = {}
+        dropped: dict[bytes, None] = {}
+        for lock in locks:
+            name = lock_name(lock)
+            row = self.row(name)
+            mine = None if row is None else _hold_of(row, xid, branch_id)
+            if row is None or mine is None:
                 continue
-            released += [name for name in names if name in wanted]
-            if kept:
-                self._writes.put(key, _encode(kept))
-            else:
+            if lock.exclusive != mine.exclusive and not mine.was_shared:
+                continue
+            changed[name] = None
+            if not mine.was_shared:
+                dropped[name] = None
+                self._drop(name, xid, branch_id)
+                continue
+            left = msgspec.structs.replace(mine, exclusive=not lock.exclusive, was_shared=False)
+            others = tuple(each for each in row.holds if each is not mine)
+            self._put(name, msgspec.structs.replace(row, holds=(*others, left)))
+        if dropped:
+            self._disown(xid, branch_id, dropped)
+        return list(changed)
+
+    def _disown(self, xid: str, branch_id: int, dropped: Container[bytes]) -> None:
+        """Take names from the rows that say what a branch holds."""
+        for key, names in self._owned(xid, branch_id):
+            kept = [name for name in names if name not in dropped]
+            if not kept:
                 self._writes.delete(key)
-        for name in released:
-            self._drop(name, xid, branch_id)
-        return released
+            elif len(kept) < len(names):
+                self._writes.put(key, _encode(kept))
 
     def _drop(self, name: bytes, xid: str, branch_id: int) -> None:
-        row = self._get(name)
+        row = self.row(name)
         assert row is not None, "what an owner's row names is held"
         self._state.row_lock_count -= 1
         if len(row.holds) == 1 and not row.waiters:
@@ -334,77 +377,10 @@ class RowLocks:
         holds = tuple(h for h in row.holds if (h.xid, h.branch_id) != (xid, branch_id))
         self._put(name, msgspec.structs.replace(row, holds=holds))
 
-    # --- deadlocks
-
-    def cycle(self, xid: str, locks: Sequence[RowLock]) -> list[str]:
-        """Return the transactions of a cycle that a wait of `xid` for `locks` would close.
-
-        Empty when there is none. The first is `xid` itself. A search that has met
-        `_GREATEST_SEARCHED` transactions ends without a finding: their deadlines end such a wait.
-        """
-        if not self._is_waited_for(xid):
-            return []
-        path = [xid]
-        seen = {xid}
-        found = self._search(xid, self._waited_for(xid, locks, None), path, seen)
-        return path if found else []
-
-    def _search(self, goal: str, next_xids: list[str], path: list[str], seen: set[str]) -> bool:
-        """Walk the graph of who waits for whom, depth first, without recursion."""
-        pending = [next_xids]
-        while pending:
-            if not pending[-1]:
-                pending.pop()
-                path.pop()
-                continue
-            current = pending[-1].pop(0)
-            if current == goal:
-                return True
-            if current in seen or len(seen) >= _GREATEST_SEARCHED:
-                continue
-            seen.add(current)
-            path.append(current)
-            further: list[str] = []
-            for ticket in self.tickets_of(current):
-                further += self._waited_for(current, self._wait(ticket).locks, ticket)
-            pending.append(further)
-        return False
-
-    def _waited_for(self, xid: str, locks: Sequence[RowLock], ticket: Position | None) -> list[str]:
-        """Return whom a request waits for, in a fixed order: holders, and who stands before it.
-
-        Of those before it the last that wants the row exclusively is the last one named: it waits
-        for the rest.
-        """
-        waited: dict[str, None] = {}
-        for lock in locks:
-            name = lock_name(lock)
-            row = self._get(name)
-            if row is None:
-                continue
-            for hold in row.holds:
-                if hold.exclusive or lock.exclusive:
-                    waited[hold.xid] = None
-            for waiter, exclusive in self._queue_before(name, ticket) if row.waiters else ():
-                if exclusive or lock.exclusive:
-                    waited[self._wait(waiter).xid] = None
-                if exclusive:
-                    break
-        waited.pop(xid, None)
-        return list(waited)
-
-    def _is_waited_for(self, xid: str) -> bool:
-        """Whether anybody may wait for the transaction: else no cycle leads through it."""
-        if self.tickets_of(xid):
-            return True
-        prefix = keys.ROW_LOCK_OWNER + keys.terminated(xid)
-        owned = self._writes.scan(prefix, _after(prefix), limit=GREATEST_TAKINGS)
-        rows = (self._get(name) for _, names in owned for name in _names.decode(names))
-        return any(row is not None and row.waiters for row in rows)
-
     # --- rows
 
-    def _get(self, name: bytes) -> LockRow | None:
+    def row(self, name: bytes) -> LockRow | None:
+        """Return who holds a row, and how many wait for it."""
         row = self._writes.get(keys.ROW_LOCK + name)
         return None if row is None else _lock_rows.decode(row)
 
@@ -433,36 +409,41 @@ class RowLocks:
         ((last, _),) = self._writes.scan(prefix, prefix + b"\x80", limit=1, reverse=True)
         return prefix + keys.pack_number(int.from_bytes(last[len(prefix) :]) + 1)
 
-    def _wait(self, ticket: Position) -> Wait:
+    def wait(self, ticket: Position) -> Wait:
+        """Return what is waited for."""
         row = self._writes.get(_wait_key(ticket))
         assert row is not None, "whoever stands in a queue waits"
         return _waits.decode(row)
 
-    def _queue(self, name: bytes) -> Iterator[tuple[Position, bool]]:
+    def is_waiting(self, ticket: Position) -> bool:
+        """Whether the request of a ticket still waits."""
+        return self._writes.get(_wait_key(ticket)) is not None
+
+    def queue(self, name: bytes) -> Iterator[Queued]:
+        """Yield whoever waits for a row, the first one first."""
         after = b""
         while found := self._next_in_queue(name, after):
             yield found
-            after = keys.pack_event(found[0].entry, found[0].place) + b"\0"
+            after = keys.pack_event(found.ticket.entry, found.ticket.place) + b"\0"
 
-    def _queue_before(
-        self, name: bytes, ticket: Position | None
-    ) -> Iterator[tuple[Position, bool]]:
+    def queue_before(self, name: bytes, ticket: Position | None) -> Iterator[Queued]:
         """Yield whoever stands before a ticket, or all, the last one first."""
         prefix = keys.ROW_LOCK_QUEUE + name
         stop = _after(prefix)
         if ticket is not None:
             stop = prefix + keys.pack_event(ticket.entry, ticket.place)
         while rows := self._writes.scan(prefix, stop, limit=1, reverse=True):
-            stop, value = rows[0]
-            yield _ticket(stop), value == b"\x01"
+            stop = rows[0][0]
+            yield _queued(*rows[0])
 
-    def _next_in_queue(self, name: bytes, after: bytes) -> tuple[Position, bool] | None:
+    def _next_in_queue(self, name: bytes, after: bytes) -> Queued | None:
         prefix = keys.ROW_LOCK_QUEUE + name
         rows = self._writes.scan(prefix + after, _after(prefix), limit=1)
-        if not rows:
-            return None
-        key, value = rows[0]
-        return _ticket(key), value == b"\x01"
+        return _queued(*rows[0]) if rows else None
+
+    def names_held(self, xid: str) -> Iterator[bytes]:
+        """Yield the names of all rows that a transaction holds, twice when two branches do."""
+        return (name for _, name in rows_held(self._writes, xid, None))
 
 
 def holder_of(reader: Reader, lock: RowLock, xid: str) -> Hold | None:
@@ -502,18 +483,22 @@ def rows_held(reader: Reader, xid: str, after: bytes | None) -> Iterator[tuple[b
         start, passed = key + b"\0", 0
 
 
+def _hold_of(row: LockRow, xid: str, branch_id: int) -> Hold | None:
+    return next((h for h in row.holds if (h.xid, h.branch_id) == (xid, branch_id)), None)
+
+
 def _unheld(lock: RowLock) -> LockRow:
     return LockRow(lock.resource_id, lock.table, lock.key)
 
 
-def _wanted(wait: Wait) -> dict[bytes, RowLock]:
+def wanted(wait: Wait) -> dict[bytes, RowLock]:
     """Return each wanted row once, by name, exclusively when it is wanted so at all."""
-    wanted: dict[bytes, RowLock] = {}
+    found: dict[bytes, RowLock] = {}
     for lock in wait.locks:
         name = lock_name(lock)
-        if name not in wanted or lock.exclusive:
-            wanted[name] = lock
-    return wanted
+        if name not in found or lock.exclusive:
+            found[name] = lock
+    return found
 
 
 def _owner(xid: str, branch_id: int) -> bytes:
@@ -522,6 +507,10 @@ def _owner(xid: str, branch_id: int) -> bytes:
 
 def _wait_key(ticket: Position) -> bytes:
     return keys.ROW_LOCK_WAIT + keys.pack_event(ticket.entry, ticket.place)
+
+
+def _queued(key: bytes, value: bytes) -> Queued:
+    return Queued(_ticket(key), value[1:].decode(), value[:1] == _EXCLUSIVE)
 
 
 def _ticket(key: bytes) -> Position:

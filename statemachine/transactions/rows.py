@@ -158,6 +158,8 @@ class Global(
     """What its branches mostly are, as its client said."""
     committing: tuple[Committer, ...] = ()
     """Who wants to commit and waits for branches to report."""
+    over_ms: int = 0
+    """When it ended, in elapsed time; 0 before."""
 
 
 class Happening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -188,11 +190,8 @@ def get_global(reader: Reader, xid: str) -> Global | None:
     return None if row is None else _globals.decode(row)
 
 
-def put_global(writes: WriteBuffer, row: Global) -> int:
-    """Write it; return how many bytes it takes."""
-    encoded = _encode(row)
-    writes.put(keys.GLOBAL + keys.terminated(row.xid), encoded)
-    return len(encoded)
+def put_global(writes: WriteBuffer, row: Global) -> None:
+    writes.put(keys.GLOBAL + keys.terminated(row.xid), _encode(row))
 
 
 def get_branch(reader: Reader, xid: str, branch_id: int) -> Branch | None:
@@ -202,11 +201,8 @@ def get_branch(reader: Reader, xid: str, branch_id: int) -> Branch | None:
     return None if row is None else _branches.decode(row)
 
 
-def put_branch(writes: WriteBuffer, xid: str, row: Branch) -> int:
-    """Write it; return how many bytes it takes."""
-    encoded = _encode(row)
-    writes.put(keys.BRANCH + keys.terminated(xid) + keys.pack_number(row.branch_id), encoded)
-    return len(encoded)
+def put_branch(writes: WriteBuffer, xid: str, row: Branch) -> None:
+    writes.put(keys.BRANCH + keys.terminated(xid) + keys.pack_number(row.branch_id), _encode(row))
 
 
 def encode_branch(row: Branch) -> bytes:
@@ -219,13 +215,9 @@ def decode_branch(row: bytes) -> Branch:
 
 def get_branches(reader: Reader, xid: str) -> list[Branch]:
     """Return the branches in the order in which they were registered."""
-    return [_branches.decode(row) for row in encoded_branches(reader, xid)]
-
-
-def encoded_branches(reader: Reader, xid: str) -> list[bytes]:
-    """Return the same as they are stored."""
     prefix = keys.BRANCH + keys.terminated(xid)
-    return [row for _, row in reader.scan(prefix, _after(prefix), limit=_GREATEST_PAGE)]
+    rows = reader.scan(prefix, _after(prefix), limit=_GREATEST_PAGE)
+    return [_branches.decode(row) for _, row in rows]
 
 
 def get_timeline(reader: Reader, xid: str) -> list[Happening]:

@@ -30,6 +30,8 @@ class Summary(
     """In wall time, as the next."""
     ended_ms: int
     branches: int
+    over_ms: int
+    """When it ended, in elapsed time."""
 
     def standing(self, xid: str) -> TransactionStanding:
         """Return the same for who cannot have what was asked of it."""

@@ -2,7 +2,7 @@
 
 It is changed here and written when the entry ends; so a transaction that begins and ends within one
 entry costs one row and not one for each of its steps. After that it stands here as it does in the
-state, and the commands of later entries may go on with it.
+state, and the commands of later entries may go on with it (`kept`).
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from statemachine.hybrid_clock import next_timestamp
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.timers import TimerKind
+from statemachine.transactions.planning import Plan
 from statemachine.transactions.rows import (
     Branch,
     Failure,
     Global,
     Happening,
     append_happenings,
-    decode_branch,
-    encoded_branches,
+    get_branches,
     last_happenings,
     put_branch,
     put_global,
 )
 from statemachine.transactions.statuses import (
-    BRANCH_ENDED,
     DRIVEN,
     ENDED,
     BranchStatus,
@@ -48,6 +47,9 @@ GREATEST_DETAIL: Final = 1_000
 
 GREATEST_TOLD: Final = 5_000
 """Lines of a timeline that tell of locked rows; further ones are left out."""
+
+_WEIGHT_OF_BRANCH: Final = 3_000
+"""Of one without a payload or the like: its fields, and its part in the plan."""
 
 _REFUSED: Final = {
     BranchStatus.PHASE_TWO_COMMIT_FAILED_UNRETRYABLE: (
@@ -69,11 +71,12 @@ class Transaction:
         "_happened",
         "_is_new",
         "_last_lines",
+        "_plan",
         "_saved",
         "_state",
         "_writes",
         "row",
-        "size_bytes",
+        "weight",
     )
 
     def __init__(
@@ -89,23 +92,36 @@ class Transaction:
         self._happened: list[Happening] = []
         self._last_lines: list[Happening] | None = [] if is_new else None
         self._due_key = _due_key(row)
-        self.size_bytes = 0
-        """What was read and written of it by now: at least what it takes."""
+        self._plan: Plan | None = None
+        self.weight = 0
+        """About how many bytes its branches take, as far as they are known here."""
 
     @property
     def branches(self) -> list[Branch]:
         """In the order of registration."""
         return list(self._loaded().values())
 
+    def load(self) -> None:
+        """Read its branches, if they were not."""
+        self._loaded()
+
     def _loaded(self) -> dict[int, Branch]:
         if self._branches is None:
-            rows = encoded_branches(self._writes, self.row.xid)
-            self._branches = {branch.branch_id: branch for branch in map(decode_branch, rows)}
-            self.size_bytes += sum(map(len, rows))
+            found = get_branches(self._writes, self.row.xid)
+            self._branches = {branch.branch_id: branch for branch in found}
+            self.weight = sum(map(_weight, found))
         return self._branches
 
     def branch(self, branch_id: int) -> Branch | None:
         return self._loaded().get(branch_id)
+
+    @property
+    def plan(self) -> Plan:
+        """What may be called, and how far it is. It changes with the transaction."""
+        plan = self._plan
+        if plan is None or not plan.fits(self.row):
+            plan = self._plan = Plan(self.row, self._loaded())
+        return plan
 
     # --- changing
 
@@ -114,17 +130,21 @@ class Transaction:
         self.row = msgspec.structs.replace(self.row, **fields)
 
     def add_branches(self, *branches: Branch) -> None:
-        loaded = self._loaded()
         for branch in branches:
-            loaded[branch.branch_id] = branch
-            self._changed[branch.branch_id] = None
+            self._put(None, branch)
         self.change(branches=self.row.branches + len(branches))
 
     def change_branch(self, branch: Branch, **fields: object) -> Branch:
         changed = msgspec.structs.replace(branch, updated_ms=self._state.wall_ms, **fields)
-        self._loaded()[branch.branch_id] = changed
-        self._changed[branch.branch_id] = None
+        self._put(self._loaded()[branch.branch_id], changed)
         return changed
+
+    def _put(self, before: Branch | None, branch: Branch) -> None:
+        self._loaded()[branch.branch_id] = branch
+        self._changed[branch.branch_id] = None
+        self.weight += _weight(branch) - (0 if before is None else _weight(before))
+        if self._plan is not None and not self._plan.change(before, branch):
+            self._plan = None
 
     def happen(self, place: int, event: str, *, branch_id: int = 0, detail: str = "") -> None:
         """Add a line to the timeline, with a tick of the replicated clocks."""
@@ -163,6 +183,7 @@ class Transaction:
             self.happen(place, status.value, detail=detail)
         if status in ENDED:
             fields["ended_ms"] = self._state.wall_ms
+            fields["over_ms"] = self._state.elapsed_ms
         self.change(**fields)
         if status in ENDED:
             expires_at_ms = self._state.elapsed_ms + self._state.retention_ms
@@ -205,10 +226,6 @@ class Transaction:
         return self.row.happenings + len(self._happened)
 
     @property
-    def all_ended(self) -> bool:
-        return all(branch.status in BRANCH_ENDED for branch in self._loaded().values())
-
-    @property
     def is_driven(self) -> bool:
         return self.row.status in DRIVEN
 
@@ -243,7 +260,7 @@ class Transaction:
         writes, xid = self._writes, self.row.xid
         branches = self._loaded() if self._changed else {}
         for branch_id in self._changed:
-            self.size_bytes += put_branch(writes, xid, branches[branch_id])
+            put_branch(writes, xid, branches[branch_id])
         self._changed.clear()
         if self._happened:
             count = self.row.happenings
@@ -265,8 +282,14 @@ class Transaction:
             writes.put(keys.BEGUN + keys.pack_event(begun.entry, begun.place), xid.encode())
             self._is_new = False
         if self.row is not self._saved:
-            self.size_bytes += put_global(writes, self.row)
+            put_global(writes, self.row)
             self._saved = self.row
+
+
+def _weight(branch: Branch) -> int:
+    return (
+        _WEIGHT_OF_BRANCH + len(branch.payload) + len(branch.result) + len(branch.application_data)
+    )
 
 
 def _due_key(row: Global) -> bytes | None:

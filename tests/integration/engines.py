@@ -110,6 +110,7 @@ class LoopNode:
         api_settings = ApiSettings(
             channel_leaderless_s=channels.leaderless_ms / 1000,
             channel_grace_s=channels.grace_ms / 1000,
+            channel_clean_after_s=channels.clean_after_ms / 1000,
             channel_heartbeat_s=channels.heartbeat_ms / 1000,
             channel_drain_s=0.1,
             destinations=destinations,

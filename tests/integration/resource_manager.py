@@ -20,6 +20,7 @@ AGREES = {
     "branch-rollback": "ROLLED_BACK",
     "branch-status": "UNKNOWN",
     "clean": "CLEANED",
+    "sweep": "CLEANED",
 }
 
 DEADLINE_S = 20.0
@@ -51,7 +52,7 @@ class ResourceManager:
     @property
     def calls(self) -> list[Message]:
         """What it was called for, in order."""
-        return [message for message in self.heard if "requestId" in message]
+        return [message for message in self.heard if is_call(message)]
 
     @property
     def close_code(self) -> int | None:
@@ -72,6 +73,24 @@ class ResourceManager:
 
     async def result(self, call: Message, status: str, **more: Any) -> None:
         await self.say({"type": "result", "requestId": call["requestId"], "status": status, **more})
+
+    async def fates(
+        self, *branches: tuple[str, int], request_id: int = 5
+    ) -> list[tuple[str, bool]]:
+        """Ask what became of branches; return status and whether they may be cleaned."""
+        before = len(self.heard)
+        asked = [{"xid": xid, "branchId": branch_id} for xid, branch_id in branches]
+        await self.say({"type": "ask-fates", "requestId": request_id, "branches": asked})
+
+        def answers() -> list[Message]:
+            return [each for each in self.heard[before:] if each["type"] == "fates"]
+
+        (told,) = await self.until(lambda: answers() or (self.socket.closed and [None]))
+        assert told is not None, "the channel was closed"
+        assert told["requestId"] == request_id
+        found = told["branches"]
+        assert [(each["xid"], each["branchId"]) for each in found] == list(branches)
+        return [(each["status"], each["mayClean"]) for each in found]
 
     async def until(self, holds: Callable[[], Any]) -> Any:
         """Return what `holds()` says, once that is true."""
@@ -114,7 +133,7 @@ class ResourceManager:
             told: Message = json.loads(message.data)
             self.heard.append(told)
             self._news.set()
-            if "requestId" in told and self.answer is not None:
+            if is_call(told) and self.answer is not None:
                 await self._answer(told, self.answer(told))
         self._news.set()
 
@@ -123,6 +142,10 @@ class ResourceManager:
             await self.result(call, answer)
         elif answer is not None:
             await self.say({"type": "result", "requestId": call["requestId"], **answer})
+
+
+def is_call(message: Message) -> bool:
+    return "requestId" in message and message["type"] != "fates"
 
 
 def agree(call: Message) -> str:

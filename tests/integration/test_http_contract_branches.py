@@ -254,6 +254,26 @@ async def test_a_branch_locks_rows_statement_by_statement(app: Application) -> N
     assert [row["key"] for row in (await app.show("x"))["locks"]] == [["a"], ["b"]]
 
 
+async def test_a_row_that_became_exclusive_since_the_savepoint_is_shared_again(
+    app: Application,
+) -> None:
+    branch = await app.branch("x", mode="TXC", done=False)
+    for method, mode, held, unlocked in (
+        ("POST", "SHARED", "SHARED", None),
+        ("POST", "EXCLUSIVE", "EXCLUSIVE", None),
+        ("DELETE", "EXCLUSIVE", "SHARED", 1),
+        ("DELETE", "EXCLUSIVE", "SHARED", 0),
+        ("DELETE", "SHARED", None, 1),
+    ):
+        path = f"{TRANSACTIONS}/x/branches/{branch}/locks"
+        body = {"lockKeys": {"t": [["a"]]}, "lockMode": mode}
+        answered = await app.api.call(method, path, send=body)
+        assert (answered.status, answered.body.get("unlocked")) == (200, unlocked)
+        shown = (await app.api.get(f"{ROW_LOCKS}?xid=x")).body["items"]
+        modes = [holder["lockMode"] for row in shown for holder in row["holders"]]
+        assert modes == ([held] if held else [])
+
+
 async def test_a_branch_waits_for_further_rows(app: Application) -> None:
     await app.branch("y", "a")
     branch = await app.branch("x", mode="TXC", done=False)

@@ -20,7 +20,7 @@ from statemachine.commands import ChangeRouting, RegisterChannel
 from statemachine.transactions.channel_rows import ChannelSession, get_session, list_sessions
 from tests.integration.local_cluster import LocalCluster
 from tests.integration.resource_manager import CHANNEL, ResourceManager, agree, connected, register
-from tests.integration.serving import Api, serving
+from tests.integration.serving import TRANSACTIONS, Api, serving
 
 QUICK = ApiSettings(channel_drain_s=0.2)
 
@@ -63,6 +63,7 @@ async def test_a_resource_manager_is_welcomed_with_a_replicated_session() -> Non
             "type": "welcome",
             "sessionId": manager.session_id,
             "resumed": False,
+            "clusterId": "c0ffee",
             "nodeId": "n1",
             "heartbeatMs": 5_000,
             "graceMs": 10_000,
@@ -339,6 +340,75 @@ async def test_a_batch_to_clean_names_its_branches() -> None:
             {"xid": "x1", "branchId": 1, "mode": "AT"},
             {"xid": "x2", "branchId": 2, "mode": "AT"},
         ]
+
+
+async def test_a_sweep_names_a_resource_and_a_mode_and_no_branch() -> None:
+    async with serving() as api, connected(api.url) as manager:
+        manager.answer = agree
+        called = encode(Called(mode="AT", resource_id="db", epoch=3))
+        number = session_of(api, manager).connection
+        result = await api.channels.call(
+            manager.session_id, number, CallKind.SWEEP, called, timeout_s=5.0
+        )
+        assert result.status == "CLEANED"
+        assert manager.calls == [
+            {"type": "sweep", "requestId": 1, "mode": "AT", "resourceId": "db", "epoch": 3}
+        ]
+
+
+# --- what became of branches
+
+
+async def test_a_manager_learns_what_became_of_branches() -> None:
+    settings = ApiSettings(channel_clean_after_s=0.0)
+    async with serving(settings=settings) as api, connected(api.url) as manager:
+        ids = []
+        for xid in ("open", "over"):
+            assert (await api.call("POST", TRANSACTIONS, send={"xid": xid})).status == 201
+            registered = await api.call(
+                "POST",
+                f"{TRANSACTIONS}/{xid}/branches",
+                send={"mode": "TCC", "resourceId": "db", "callbacks": {"rollback": ""}},
+            )
+            ids.append(registered.body["branchId"])
+        await api.call("POST", f"{TRANSACTIONS}/over/rollback", send={})
+        told = await manager.fates(("open", ids[0]), ("over", ids[1]), ("gone", 1), ("gone", 1_000))
+        assert told == [
+            ("BEGIN", False),
+            ("ROLLED_BACK", True),
+            ("FORGOTTEN", True),
+            ("UNKNOWN", False),
+        ]
+
+
+async def test_what_is_over_lately_is_guarded_for_a_while() -> None:
+    async with serving() as api, connected(api.url) as manager:
+        await api.call("POST", TRANSACTIONS, send={"xid": "x"})
+        await api.call("POST", f"{TRANSACTIONS}/x/rollback", send={})
+        assert await manager.fates(("x", 1)) == [("ROLLED_BACK", False)]
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [[], [{}], [{"xid": "x"}], [{"xid": "x", "branchId": 0}], [{"xid": "x y", "branchId": 1}],
+     [{"xid": "x", "branchId": 1}] * 501],
+)  # fmt: skip
+async def test_fates_of_nothing_or_of_too_much_are_not_told(branches: list[Any]) -> None:
+    async with serving() as api, connected(api.url) as manager:
+        await manager.say({"type": "ask-fates", "requestId": 1, "branches": branches})
+        assert await manager.ended() == 4400
+        assert manager.heard[-1]["code"] == "INVALID_FIELD"
+
+
+async def test_a_node_without_a_majority_tells_no_fates_and_sends_elsewhere() -> None:
+    async with serving() as api, connected(api.url) as manager:
+        api.cluster.fault = NoQuorumError()
+        await manager.say(
+            {"type": "ask-fates", "requestId": 1, "branches": [{"xid": "x", "branchId": 1}]}
+        )
+        assert await manager.ended() == 4503
+        assert manager.heard[-1]["type"] == "go-elsewhere"
+        api.cluster.fault = None
 
 
 # --- connections that break

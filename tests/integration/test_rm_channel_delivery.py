@@ -12,10 +12,12 @@ import pytest
 
 from node.config import ChannelsConfig
 from node.consensus.settings import EngineSettings
-from node.delivery import lost_nodes, relay
+from node.delivery import cleaner, lost_nodes, relay
 from statemachine.commands import BeginGlobal, DecideGlobal, RegisterBranch, ReportBranch
 from statemachine.outcomes import Applied, BranchRegistered
-from statemachine.transactions.channel_rows import get_session, resources_to_clean
+from statemachine.transactions import cleaning
+from statemachine.transactions.channel_rows import get_session
+from statemachine.transactions.cleaning_rows import resources_to_clean, sweeps
 from statemachine.transactions.rows import Calls, get_timeline
 from tests.integration.engines import LoopCluster, LoopNode, eventually, loop_cluster
 from tests.integration.resource_manager import ResourceManager, agree, connected
@@ -459,6 +461,61 @@ async def test_many_are_told_together_to_who_takes_them_so(
     assert {each["xid"] for batch in batches for each in batch} == set(xids)
     assert max(map(len, batches)) <= 5
     assert len(batches) < 10
+
+
+async def test_a_manager_that_was_away_for_long_sweeps_what_nobody_noted(
+    cluster: LoopCluster, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 1)
+    store = (await cluster.leader()).engine.machine_store
+    ids = {}
+    async with AsyncExitStack() as before:
+        manager = await connect(before, await cluster.leader())
+        manager.answer = lambda call: "CLEAN_FAILED" if call["type"] == "clean" else agree(call)
+        for xid in ("x", "y", "z"):
+            await begin(cluster, xid)
+            ids[xid] = await branch(cluster, manager.session_id, xid=xid)
+            await decide(cluster, xid)
+        for xid in ids:
+            await cluster.until(xid, "COMMITTED")
+        await manager.say({"type": "leave"})
+    await begin(cluster, "open")
+    guarded = {**ids, "open": 1_000}
+    returned = await connect(stack, (await followers(cluster))[0], agrees=False)
+    returned.answer = lambda call: None if call["type"] == "sweep" else agree(call)
+    sweep = await returned.until(
+        lambda: next((each for each in returned.calls if each["type"] == "sweep"), None)
+    )
+    assert (sweep["resourceId"], sweep["mode"]) == ("db", "AT")
+    told = dict(zip(guarded, await returned.fates(*guarded.items()), strict=True))
+    assert told == {
+        **dict.fromkeys(ids, ("COMMITTED", True)),
+        "open": ("BEGIN", False),
+    }
+    await returned.result(sweep, "CLEANED")
+    await eventually(lambda: not sweeps(store, b"", 1), "the sweep is recorded")
+    await eventually(lambda: not resources_to_clean(store, "", 1), "the note is worked off, too")
+
+
+async def test_a_sweep_that_failed_is_asked_for_again(
+    cluster: LoopCluster, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 0)
+    monkeypatch.setattr(cleaner, "_PAUSE_AFTER_FAILURE_S", 0.1)
+    manager = await connect(stack, await cluster.leader(), agrees=False)
+    failures = ["CLEAN_FAILED"]
+    manager.answer = lambda call: (
+        failures.pop() if call["type"] == "sweep" and failures else agree(call)
+    )
+    await begin(cluster)
+    await branch(cluster, manager.session_id)
+    await decide(cluster)
+    store = (await cluster.leader()).engine.machine_store
+    await cluster.until("x", "COMMITTED")
+    await eventually(
+        lambda: not failures and not sweeps(store, b"", 1), "it is swept the second time"
+    )
+    assert len([call for call in manager.calls if call["type"] == "sweep"]) == 2
 
 
 async def test_nobody_is_told_before_its_time(tmp_path: Path, stack: AsyncExitStack) -> None:

@@ -200,6 +200,7 @@ class Wire:
         welcome = Welcome(
             session_id=only.result.session_id,
             resumed=only.result.resumed,
+            cluster_id="",
             node_id=self._cluster.node_id,
             heartbeat_ms=int(_HEARTBEAT_S * 1000),
             grace_ms=grace_ms,

@@ -14,7 +14,7 @@ from typing import Any
 from node.consensus.engine import Engine
 from statemachine.commands import BeginGlobal, DecideGlobal, RegisterBranch, ReportBranch
 from statemachine.outcomes import BranchRegistered
-from statemachine.transactions.channel_rows import resources_to_clean
+from statemachine.transactions.cleaning_rows import resources_to_clean
 from statemachine.transactions.rows import Calls, get_branches, get_global
 from statemachine.transactions.statuses import ENDED, GlobalStatus, Mode
 from tests.simulation.branch_work import BranchKey, Ledger

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -30,11 +30,9 @@ from statemachine.outcomes import Applied, Outcome, Position, SequenceAdvanced
 from statemachine.positions import Position as LogPosition
 from statemachine.timers import TimerKind
 from statemachine.transactions import channel_binding, desk, held_branches, planning
-from statemachine.transactions.planning import Call, Operation
 from statemachine.transactions.row_locks import RowLocks
-from statemachine.transactions.rows import Branch, Global
+from statemachine.transactions.rows import Global
 from statemachine.transactions.state_language.judging import Judge, Judgement
-from statemachine.transactions.statuses import BRANCH_ENDED
 from statemachine.vector_histories import History
 from statemachine.vectors import VectorClocks
 from statemachine.write_buffer import WriteBuffer
@@ -232,7 +230,7 @@ def test_a_change_that_a_watcher_is_told_twice_is_found(monkeypatch: pytest.Monk
 
 
 def test_rows_that_two_transactions_lock_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RowLocks, "conflict", lambda _self, _xid, _locks: None)
+    monkeypatch.setattr(RowLocks, "conflict", lambda _self, _xid, _locks, _ticket=None: None)
     monkeypatch.setattr(RowLocks, "take", lambda _self, _xid, _branch, _locks, _since: None)
     assert found("bank").startswith("somebody wrote what")
 
@@ -247,7 +245,7 @@ def test_a_step_that_is_not_undone_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 def test_steps_that_are_undone_in_the_wrong_order_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(planning, "_stands_on", lambda _row, _later, _earlier: False)
+    monkeypatch.setattr(planning.Plan, "_stand_on", lambda _plan, _branch, _one: None)
     assert "was undone before" in found("transactions")
 
 
@@ -309,13 +307,13 @@ def test_a_call_that_nobody_knows_of_and_that_is_not_undone_is_found(
 def test_calls_of_a_definition_that_are_undone_in_the_wrong_order_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    roll_back = planning._roll_back
+    roll_back = planning._rollback_of
 
-    def forward(row: Global, branches: Sequence[Branch]) -> list[Call]:
+    def forward(row: Global) -> planning._Phase:
+        phase = roll_back(row)
         if row.program != planning.Program.STATE_MACHINE:
-            return roll_back(row, branches)
-        left = [branch for branch in branches if branch.status not in BRANCH_ENDED]
-        return [Call(branch, Operation.ROLLBACK) for branch in left[:1]]
+            return phase
+        return phase._replace(pick=planning._Pick.FIRST)
 
-    monkeypatch.setattr(planning, "_roll_back", forward)
+    monkeypatch.setattr(planning, "_rollback_of", forward)
     assert "was undone before" in found("definitions")

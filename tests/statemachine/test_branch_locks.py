@@ -25,9 +25,13 @@ from tests.statemachine.test_transactions import Transactions
 from tests.statemachine.test_transactions import row as row_of
 
 
-def row(key: int) -> RowLock:
+def row(key: int, *, exclusive: bool = True) -> RowLock:
     """A row as a client names it: its resource is the branch's."""
-    return RowLock("", "t", (key,), True)
+    return RowLock("", "t", (key,), exclusive)
+
+
+def shared(key: int) -> RowLock:
+    return row(key, exclusive=False)
 
 
 class Branches(Transactions):
@@ -44,6 +48,12 @@ class Branches(Transactions):
 
     def is_free(self, key: int) -> bool:
         return holder_of(self.store, row_of(key), "another") is None
+
+
+def unlocked(outcome: Outcome) -> int:
+    given_back = result(outcome)
+    assert isinstance(given_back, RowsUnlocked)
+    return given_back.unlocked
 
 
 @pytest.fixture
@@ -125,6 +135,53 @@ def test_rows_since_a_savepoint_are_given_back_and_go_to_who_waits(log: Branches
     assert [log.is_free(key) for key in (1, 2, 3)] == [False, False, False]
     log.unlock(branch, row(2), row(1))
     assert [log.is_free(key) for key in (1, 2, 3)] == [True, True, False]
+
+
+def test_what_became_exclusive_since_a_savepoint_is_shared_again_and_sharers_come_in(
+    log: Branches,
+) -> None:
+    branch = log.branch(mode="TXC", done=False)
+    log.lock(branch, shared(1))
+    log.lock(branch, row(1))
+    other = log.branch(xid="y", mode="TXC", done=False)
+    pending = log.lock(other, shared(1), xid="y", wait_ms=1_000)
+    assert unlocked(log.unlock(branch, row(1))) == 1
+    assert isinstance(log.settled(pending), Applied)
+    assert log.machine.row_lock_count == 2
+    assert unlocked(log.unlock(branch, row(1))) == 0, "to say it again is no harm"
+    assert code(log.lock(other, row(1), xid="y")) is RejectionCode.LOCK_CONFLICT
+    assert unlocked(log.unlock(branch, shared(1))) == 1
+    assert isinstance(log.lock(other, row(1), xid="y"), Applied)
+
+
+@pytest.mark.parametrize("given_back", [[shared(1), row(1)], [row(1), shared(1)]])
+def test_what_was_shared_and_made_exclusive_since_the_savepoint_is_free_again(
+    log: Branches, given_back: list[RowLock]
+) -> None:
+    branch = log.branch(mode="TXC", done=False)
+    log.lock(branch, shared(1))
+    log.lock(branch, row(1))
+    assert unlocked(log.unlock(branch, *given_back)) == 1
+    assert log.rows(keys.ROW_LOCK) == log.rows(keys.ROW_LOCK_OWNER) == []
+    assert log.machine.row_lock_count == 0
+
+
+def test_what_was_asked_for_again_is_not_given_back_in_the_other_mode(log: Branches) -> None:
+    branch = log.branch(row_of(1), mode="TXC", done=False)
+    log.lock(branch, shared(1))
+    assert unlocked(log.unlock(branch, shared(1))) == 0
+    held = holder_of(log.store, row_of(1), "another")
+    assert held is not None
+    assert held.exclusive
+
+
+def test_another_branch_keeps_what_it_took_itself(log: Branches) -> None:
+    first, second = (log.branch(mode="TXC", done=False) for _ in range(2))
+    log.lock(first, shared(1))
+    log.lock(second, row(1))
+    assert unlocked(log.unlock(first, row(1))) == 0
+    assert unlocked(log.unlock(first, shared(1))) == 1
+    assert code(log.register(row_of(1), xid="y")) is RejectionCode.LOCK_CONFLICT
 
 
 def test_only_a_branch_whose_work_goes_on_takes_rows_or_gives_them_back(log: Branches) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from statemachine.commands import (
     CleanedBranch,
     OperateGlobal,
     RecordBranchAnswer,
     RecordCleaned,
+    RecordSwept,
+    SetTransactionRetention,
 )
 from statemachine.outcomes import (
     BranchAnswerRecorded,
@@ -14,7 +18,15 @@ from statemachine.outcomes import (
     Outcome,
     RejectionCode,
 )
-from statemachine.transactions.channel_rows import Cleaning, due_cleanings, resources_to_clean
+from statemachine.state import load_state
+from statemachine.transactions import cleaning
+from statemachine.transactions.cleaning_rows import (
+    Cleaning,
+    due_cleanings,
+    resources_to_clean,
+    sweeps,
+)
+from statemachine.transactions.fates import fate_of
 from statemachine.transactions.rows import Calls, get_timeline
 from tests.statemachine.building import code, result
 from tests.statemachine.channels import Channels
@@ -129,6 +141,174 @@ def test_names_that_cannot_be_are_no_harm() -> None:
         assert cleaned(log, unusable) == 0
     many = (CleanedBranch("r", 0, "x", 1),) * 1_001
     assert code(log.do(RecordCleaned(branches=many))) is RejectionCode.INVALID_COMMAND
+
+
+# --- when nobody comes to clean
+
+
+def ended(log: Channels, count: int, *, resource_id: str = "db", mode: str = "TCC") -> list[int]:
+    """Let branches end, each with a transaction of its own; return their ids."""
+    session = log.open(resources=(resource_id,))
+    ids = []
+    for _ in range(count):
+        xid = f"{resource_id}{mode}{log.machine.applied_index}"
+        log.begin(xid)
+        log.join(session, xid=xid, mode=mode, resource_id=resource_id)
+        log.roll_back(xid)
+        (branch,) = log.branches(xid)
+        log.told(branch.branch_id, xid=xid)
+        log.wait(10)
+        ids.append(branch.branch_id)
+    return ids
+
+
+def left_out(log: Channels) -> list[tuple[str, str, str, int]]:
+    return [
+        (each.resource_id, each.host, each.mode, each.left_out.count)
+        for _, each in sweeps(log.store, b"", 10)
+    ]
+
+
+def swept(log: Channels, upto_ms: int, *, host: str = "", mode: str = "TCC") -> int:
+    resource_id = "sqlite:f" if host else "db"
+    recorded = result(
+        log.do(RecordSwept(resource_id=resource_id, host=host, mode=mode, upto_ms=upto_ms))
+    )
+    assert isinstance(recorded, CleaningsRecorded)
+    return recorded.count
+
+
+def test_of_what_is_not_noted_it_is_known_that_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 2)
+    log = Channels()
+    ids = ended(log, 5)
+    assert [each.branch_id for each in due(log)] == ids[:2]
+    assert left_out(log) == [("db", "", "TCC", 3)]
+    ended(log, 1, mode="AT")
+    assert left_out(log) == [("db", "", "AT", 1), ("db", "", "TCC", 3)]
+    assert cleaned(log, due(log)[0]) == 1
+    (later,) = ended(log, 1)
+    assert [each.branch_id for each in due(log)] == [ids[1], later]
+    assert log.machine.cleaning_count == 2
+
+
+def test_all_notes_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_ALL_NOTED", 1)
+    log = Channels()
+    ended(log, 1)
+    ended(log, 1, resource_id="other")
+    assert due(log, "other") == []
+    assert left_out(log) == [("other", "", "TCC", 1)]
+
+
+def test_a_file_is_another_place_on_each_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 1)
+    log = Channels()
+    for host in ("h1", "h1", "h2"):
+        session = log.open(host=host, resources=("sqlite:f",))
+        xid = f"{host}-{session}"
+        log.begin(xid)
+        log.join(session, xid=xid, mode="TCC", resource_id="sqlite:f")
+        log.roll_back(xid)
+        log.told(log.branches(xid)[0].branch_id, xid=xid)
+    assert [each.host for each in due(log, "sqlite:f")] == ["h1", "h2"]
+    assert left_out(log) == [("sqlite:f", "h1", "TCC", 1)]
+    assert swept(log, log.elapsed_ms, host="h2") == 0
+    assert swept(log, log.elapsed_ms, host="h1") == 1
+    assert left_out(log) == []
+
+
+def test_a_sweep_counts_for_what_had_ended_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 0)
+    log = Channels()
+    ended(log, 2)
+    last_ms = log.elapsed_ms - 10
+    assert swept(log, last_ms - 1) == 0
+    assert swept(log, last_ms, mode="AT") == 0
+    assert swept(log, last_ms) == 2
+    assert swept(log, last_ms) == 0
+    assert log.rows(b"Xjs") == log.rows(b"Xjk") == []
+
+
+def test_beyond_so_many_places_branches_on_others_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_PLACES", 2)
+    log = Channels()
+    ended(log, 2)
+    ended(log, 1, resource_id="other")
+    log.begin("z")
+    known, unknown = log.open(), log.open(resources=("third",))
+    result(log.join(known, xid="z", mode="TCC"))
+    refused = log.join(unknown, xid="z", mode="TCC", resource_id="third")
+    assert code(refused) is RejectionCode.TOO_MANY_RESOURCES
+    called = Calls(commit=URL, rollback=URL)
+    result(log.join(unknown, xid="z", mode="TCC", resource_id="third", calls=called))
+    cleaned(log, *due(log, "other"))
+    result(log.join(unknown, xid="z", mode="TCC", resource_id="third"))
+
+
+def test_names_of_places_that_cannot_be_are_no_harm() -> None:
+    log = Channels()
+    for place in (
+        ("", "", "TCC"),
+        ("r" * 300, "", "TCC"),
+        ("r", "h" * 500, ""),
+        ("r", "", "m" * 99),
+    ):
+        resource_id, host, mode = place
+        recorded = log.do(RecordSwept(resource_id=resource_id, host=host, mode=mode, upto_ms=0))
+        assert result(recorded) == CleaningsRecorded(count=0)
+
+
+# --- what a manager may ask
+
+
+def fate(log: Channels, xid: str, branch_id: int, clean_after_ms: int = 0) -> tuple[str, bool]:
+    found = fate_of(load_state(log.store), log.store, xid, branch_id, clean_after_ms)
+    return found.status, found.may_clean
+
+
+def test_what_is_over_may_be_cleaned_after_a_while() -> None:
+    log = Channels()
+    log.begin()
+    branch = log.held(log.open(), mode="TCC")
+    assert fate(log, "x", branch) == ("BEGIN", False)
+    log.roll_back()
+    assert fate(log, "x", branch) == ("ROLLING_BACK", False)
+    log.told(branch)
+    assert fate(log, "x", branch, 100) == ("ROLLED_BACK", False)
+    log.wait(99)
+    log.tick()
+    assert fate(log, "x", branch, 100) == ("ROLLED_BACK", False)
+    log.wait(1)
+    log.tick()
+    assert fate(log, "x", branch, 100) == ("ROLLED_BACK", True)
+
+
+def test_what_failed_is_not_over() -> None:
+    log = Channels()
+    log.begin()
+    branch = log.held(log.open(), mode="AT")
+    log.roll_back()
+    log.told(branch, "FAILED")
+    assert fate(log, "x", branch) == ("ROLLBACK_FAILED", False)
+
+
+def test_what_is_forgotten_is_over_and_what_never_was_is_not() -> None:
+    log = Channels()
+    log.do(SetTransactionRetention(retention_ms=10, summary_retention_ms=10))
+    (branch,) = ended(log, 1)
+    xid = due(log)[0].xid
+    log.wait(10)
+    log.fire_due()
+    assert fate(log, xid, branch, 20) == ("ROLLED_BACK", True)
+    assert fate(log, xid, branch, 21) == ("ROLLED_BACK", False)
+    log.wait(10)
+    log.fire_due()
+    assert fate(log, xid, branch) == ("FORGOTTEN", True)
+    assert fate(log, xid, branch + 1) == ("UNKNOWN", False)
+    assert fate(log, xid, 0) == ("UNKNOWN", False)
 
 
 # --- what recovery is told

@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "af12532362d2bcb7ee2dc57fc33d0f9ab748543163bea4adc1c98cc5bf970290"
+GOLDEN_DIGEST = "96de14cb3687c5be499f267459544a1f12b11bf57054279dabefeece2b05c0db"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

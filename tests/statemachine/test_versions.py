@@ -49,6 +49,7 @@ from statemachine.commands import (
     RecordCleaned,
     RecordDtmProgress,
     RecordRecoveries,
+    RecordSwept,
     RegisterBranch,
     RegisterChannel,
     RegisterDtmBranch,
@@ -200,6 +201,7 @@ SAMPLES: dict[type[Command], AnyCommand] = {
         DetachChannels(node_id="n1", connections=((1, 1),)),
         EndChannel(session_id=1, connection=1),
         RecordCleaned(branches=()),
+        RecordSwept(resource_id="db", host="", mode="AT", upto_ms=0),
         RecordBranchAnswer(epoch=1, xid="x", branch_id=1, answer="UNKNOWN"),
         PrepareMessage(
             xid="", prefix="n1", name="", query="", steps=(), delay_ms=0, query_after_ms=0

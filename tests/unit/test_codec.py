@@ -243,6 +243,10 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         "92509194a172cd012ca17801",
     ),
     (
+        commands.RecordSwept(resource_id="r", host="h", mode="AT", upto_ms=300),
+        "9565a172a168a24154cd012c",
+    ),
+    (
         commands.RecordBranchAnswer(epoch=2, xid="x", branch_id=1, answer="PREPARED"),
         "955102a17801a85052455041524544",
     ),

@@ -53,7 +53,8 @@ def test_nodes_read_what_a_process_says() -> None:
 
 
 def test_both_sides_know_the_same_words_and_bounds() -> None:
-    assert {*map(str, CallKind)} == {*map(str, of_nodes.CallKind)}
+    # What is not answered is asked for again, until a release that sweeps is connected.
+    assert {*map(str, CallKind)} == {*map(str, of_nodes.CallKind)} - {"sweep"}
     for kind, results in messages.RESULTS.items():
         expected = of_nodes.EXPECTED[of_nodes.CallKind(kind.value)]
         assert {status.value for status in results} == {status.value for status in expected}
@@ -79,7 +80,9 @@ def test_the_greatest_register_fits_into_a_message() -> None:
 
 def test_what_nodes_say_is_read() -> None:
     welcome = of_nodes.encode(
-        of_nodes.Welcome(session_id=12, resumed=True, node_id="n2", heartbeat_ms=5, grace_ms=9)
+        of_nodes.Welcome(
+            session_id=12, resumed=True, cluster_id="c", node_id="n2", heartbeat_ms=5, grace_ms=9
+        )
     )
     assert decode(welcome) == Welcome(
         session_id=12, resumed=True, node_id="n2", heartbeat_ms=5, grace_ms=9

@@ -9,11 +9,8 @@ from statemachine.machine import Machine
 from statemachine.positions import Position
 from statemachine.store import Reader
 from statemachine.tickets import get_ticket
-from statemachine.transactions.channel_rows import (
-    due_cleanings,
-    list_sessions,
-    resources_to_clean,
-)
+from statemachine.transactions.channel_rows import list_sessions
+from statemachine.transactions.cleaning_rows import due_cleanings, resources_to_clean
 from statemachine.transactions.listing import Wanted, list_globals, list_rows
 from statemachine.transactions.statuses import GlobalStatus
 
