@@ -16,6 +16,7 @@ from scripts.tidelock_scripts.bench import (
     conflict,
     dtm,
     failover,
+    fullness,
     growth,
     in_process,
     locks,
@@ -52,6 +53,14 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "growth": growth.growth,
 }
 
+LONG_CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
+    "finished": fullness.finished,
+    "held": fullness.held,
+}
+"""They take some minutes each, and run only when they are named."""
+
+_ALL_CASES = {**CASES, **LONG_CASES}
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
@@ -86,12 +95,13 @@ async def _run(options: argparse.Namespace, terminal: Terminal, figures: list[Fi
             seconds=options.seconds,
             events=options.events,
             kills=options.kills,
+            transactions=options.transactions,
             echo_port=echo_port,
             terminal=terminal,
             figures=figures,
         )
         for name in options.only or CASES:
-            await CASES[name](bench)
+            await _ALL_CASES[name](bench)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,12 +116,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         action="append",
-        choices=list(CASES),
+        choices=list(_ALL_CASES),
         metavar="NAME",
-        help=f"a case, may be repeated: {', '.join(CASES)}",
+        help=f"a case, may be repeated: {', '.join(CASES)}; and, which take minutes and are left "
+        f"out unless they are named: {', '.join(LONG_CASES)}",
     )
     parser.add_argument(
         "--events", type=int, default=1_000_000, metavar="N", help="for growth; default 1000000"
+    )
+    parser.add_argument(
+        "--transactions",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="finished ones, and rows locked, for finished and held; default 1000000",
     )
     parser.add_argument(
         "--kills", type=int, default=30, metavar="N", help="for failover; default 30"

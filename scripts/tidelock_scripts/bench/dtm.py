@@ -14,6 +14,9 @@ SUBMIT_PATH = "/api/dtmsvr/submit"
 
 _SAGA_RATE = at_least(4_500)
 
+_LOADS = itertools.count(1)
+"""No gid is used twice in a run."""
+
 _SAGA = (
     '{"gid":"%s","trans_type":"saga","steps":[{"action":"","compensate":""},'
     '{"action":"","compensate":""}],"payloads":["",""],"wait_result":true}'
@@ -26,7 +29,7 @@ async def dtm(bench: Bench) -> None:
         for role, node_id in (await running.roles()).items():
             bench.say(f"sagas of DTM's protocol through the {role}")
             before = await bench.echo_rate(bench.seconds / 2)
-            measured = await measure([_target(running, node_id)], seconds=bench.seconds)
+            measured = await measure([target(running, node_id)], seconds=bench.seconds)
             after = await bench.echo_rate(bench.seconds / 2)
             echo_rate = (before.per_second + after.per_second) / 2
             details = {
@@ -42,14 +45,15 @@ async def dtm(bench: Bench) -> None:
             bench.add(Figure(f"{name}, share of the echo", rate / echo_rate, ""))
 
 
-def _target(running: BenchCluster, node_id: str) -> Target:
+def target(running: BenchCluster, node_id: str) -> Target:
+    """Return a load of such sagas."""
     port = running.cluster.place(node_id).dtm_port
     return Target("127.0.0.1", port, CONNECTIONS, [_saga_with_a_new_gid(node_id)])
 
 
 def _saga_with_a_new_gid(node_id: str) -> Request:
     numbers = itertools.count(1)
-    prefix = f"{node_id}-{os.getpid()}"
+    prefix = f"{node_id}-{os.getpid()}-{next(_LOADS)}"
 
     def build(_: bytes) -> bytes:
         body = _SAGA % f"{prefix}-{next(numbers)}"

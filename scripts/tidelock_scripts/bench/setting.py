@@ -48,6 +48,8 @@ class Bench:
     """How many events the growth case stores."""
     kills: int
     """How often the failover case kills the leader."""
+    transactions: int
+    """How many finished transactions, or locked rows, the cases of a full cluster store."""
     echo_port: int
     terminal: Terminal
     figures: list[Figure]

@@ -25,19 +25,19 @@ async def transactions(bench: Bench) -> None:
     async with bench.cluster() as running:
         for role, node_id in (await running.roles()).items():
             bench.say(f"transactions through the {role}")
-            measured = await measure(_targets(running, node_id, role), seconds=bench.seconds)
-            requests = len(_transaction(role, 0))
+            measured = await measure(targets(running, node_id, role), seconds=bench.seconds)
             details = {
                 "connections": CONNECTIONS,
-                "requestsATransaction": requests,
+                "requestsATransaction": REQUESTS,
                 **latencies_of(measured),
             }
             name = f"transaction of {BRANCHES} branches with {ROWS_A_BRANCH} row locks each, {role}"
-            rate = measured.per_second / requests
+            rate = measured.per_second / REQUESTS
             bench.add(Figure(name, rate, "transactions/s", _RATE, details))
 
 
-def _targets(running: BenchCluster, node_id: str, table: str) -> list[Target]:
+def targets(running: BenchCluster, node_id: str, table: str) -> list[Target]:
+    """Return a load of such transactions on rows of one table."""
     port = running.cluster.place(node_id).api_port
     return [
         Target("127.0.0.1", port, 1, _transaction(table, number)) for number in range(CONNECTIONS)
@@ -73,6 +73,10 @@ def _transaction(table: str, connection: int) -> list[Request]:
 
     begin = build_request("POST", TRANSACTIONS_PATH, b"{}")
     return [begin, *[register, report] * BRANCHES, commit]
+
+
+REQUESTS = len(_transaction("", 0))
+"""Of one transaction."""
 
 
 def _told(answer: bytes) -> dict[str, object]:
