@@ -14,11 +14,8 @@ import pytest
 
 from node.config import ChannelsConfig
 from statemachine.commands import EndChannel
-from statemachine.transactions.channel_rows import (
-    get_session,
-    resources_to_clean,
-    sessions_of_node,
-)
+from statemachine.transactions.channel_rows import get_session, sessions_of_node
+from statemachine.transactions.cleaning_rows import resources_to_clean
 from tests.integration.engines import LoopCluster, eventually, loop_cluster
 from tests.integration.services.dying_manager import Ledger
 from tests.integration.services.running import ROOT
