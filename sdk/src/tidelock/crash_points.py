@@ -80,6 +80,22 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "at.after-rollback-commit": "The branch is undone; nobody was told.",
         "at.before-delete": "Undo rows of finished branches are about to be deleted.",
         "at.after-delete": "They are deleted.",
+        # Branches of XA (tidelock.xa)
+        "xa.before-register": "A connection is open, and nothing is known of the branch.",
+        "xa.after-register": "The cluster has the branch; the database does not.",
+        "xa.after-start": "The database has the branch; no statement was executed.",
+        "xa.before-prepare": "The work is done, and ends with the connection.",
+        "xa.after-prepare": "The database holds the branch; the cluster does not know.",
+        "xa.after-report": "The cluster knows that the branch is prepared.",
+        "xa.before-abandon": "The branch failed, and its work is still there.",
+        "xa.after-abandon": "Its work is undone; the cluster was not told.",
+        "xa.before-late-rollback": "It is prepared, and its transaction has ended meanwhile.",
+        "xa.before-commit": "It is decided to commit, and the branch is prepared.",
+        "xa.after-commit": "The branch is committed; nobody was told.",
+        "xa.before-rollback": "It is decided to roll back, and the branch is as it was.",
+        "xa.after-rollback": "The branch is rolled back; nobody was told.",
+        "xa.before-settle": "A branch is left prepared, and its transaction has ended.",
+        "xa.after-settle": "It has ended as its transaction did.",
     }
 )
 """Each name with what holds in that moment."""
