@@ -166,6 +166,7 @@ async def test_a_node_that_is_paused_is_left_when_it_is_silent(nodes: Nodes) -> 
         assert bound.lost == []
 
 
+@pytest.mark.long
 async def test_an_application_that_was_away_for_too_long_rolls_back_first(nodes: Nodes) -> None:
     async with applying(nodes) as application:
         application.attach(bound := SessionRecording())

@@ -107,7 +107,17 @@ async def listed(api: Api) -> list[dict[str, Any]]:
     return list((await api.get("/api/v1/rm/sessions")).body["items"])
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+OFTEN = ("gunicorn-sync-preload", "gunicorn-gthread", "uvicorn")
+"""Tried with every change; the others are alike."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in OFTEN else pytest.mark.long, id=name)
+        for name in COMMANDS
+    ],
+)
 async def test_every_worker_answers_for_its_own_branches_and_leaves_in_the_end(
     api: Api, tmp_path: Path, name: str
 ) -> None:
