@@ -36,7 +36,8 @@ async def applying(*fakes: FakeChannels, **differently: Any) -> AsyncIterator[Ap
 
 
 async def test_it_registers_and_answers() -> None:
-    async with listening() as fake, applying(fake, token="secret") as application:
+    options: dict[str, Any] = {"token": "secret", "grace_ms": 60_000}
+    async with listening() as fake, applying(fake, **options) as application:
         application.attach(database := Recording())
         line = await fake.line()
         assert line.request.headers["Authorization"] == "Bearer secret"
@@ -47,6 +48,7 @@ async def test_it_registers_and_answers() -> None:
             "resources": ["db"],
             "modes": ["AT"],
             "cleanBatch": 200,
+            "graceMs": 60_000,
         }
         assert await application.session_id(application.awaiting) == 7
         await line.call(applicationData={"order": 7}, phaseOneDone=True)

@@ -62,6 +62,8 @@ def test_both_sides_know_the_same_words_and_bounds() -> None:
     assert messages.GREATEST_MESSAGE_BYTES == of_nodes.GREATEST_MESSAGE_BYTES
     assert messages.GREATEST_DETAIL == of_nodes.GREATEST_DETAIL
     assert messages.GREATEST_CLEAN_BATCH == channel_sessions.GREATEST_CLEAN_BATCH
+    assert messages.LEAST_GRACE_MS == channel_sessions.LEAST_GRACE_MS
+    assert messages.GREATEST_GRACE_MS == channel_sessions.GREATEST_GRACE_MS
     assert messages.GREATEST_RESOURCES == channel_sessions.GREATEST_RESOURCES
     # It is stored with an end mark.
     assert messages.GREATEST_RESOURCE_BYTES == channel_rows.GREATEST_RESOURCE_BYTES - 1

@@ -31,7 +31,7 @@ from tidelock.rm.health import Health
 from tidelock.rm.resource import Mode, Resource
 from tidelock.rm.roster import Roster
 from tidelock.rm.runtime import DRAIN_MS, SESSION_WITHIN_MS, Runtime
-from tidelock.rm.session import Identity
+from tidelock.rm.session import Identity, checked_grace
 
 _DRAIN_AT_EXIT_MS: Final = 3_000
 _AT_EXIT_S: Final = 5.0
@@ -55,6 +55,7 @@ class Application:
         application_id: str,
         host: str = "",
         instance: str = "",
+        grace_ms: int | None = None,
         timeout_ms: int = 5_000,
         discover: bool = True,
         ssl_context: ssl.SSLContext | None = None,
@@ -68,19 +69,22 @@ class Application:
 
         `host` is this machine's name unless given: what is in a file is undone by processes of the
         same host only. A process that names an `instance` succeeds the one that named it before.
+        `grace_ms` (1 s to 10 min; unless given as the cluster has it) is how long the session, and
+        with it LCN work, outlives a broken connection.
         `propagate_to` lists the hosts that are told of transactions, as in `AllowedHosts`; by
         default nobody is. `clocks` are attached and merged wherever xids are
         (docs/sdk/PROPAGATION.md of the repository). The rest is as for `Client`. Connections are
         made at the first call, or when the first resource is attached.
 
         Raises:
-            ValueError, OSError: as `Client`; or a host is none.
+            ValueError, OSError: as `Client`; or a host is none, or `grace_ms` is out of bounds.
         """
         self._roster = Roster()
         self._runtime: Runtime | None = None
         self.application_id = application_id
         self.host = host or socket.gethostname()
         self.instance = instance
+        self._who: Final = Identity(application_id, self.host, instance, checked_grace(grace_ms))
         self.propagate_to: Final = AllowedHosts(propagate_to)
         self.clocks: Final = clocks
         self.client = BlockingClient(
@@ -185,8 +189,7 @@ class Application:
 
     def _begin(self, client: Client) -> None:
         """A loop begins: that of this process, or of this child of it."""
-        who = Identity(self.application_id, self.host, self.instance)
-        self._runtime = Runtime(client.transport, self._roster, who)
+        self._runtime = Runtime(client.transport, self._roster, self._who)
         self._runtime.changed()
 
     async def _changed(self, _: Client) -> None:

@@ -24,6 +24,9 @@ GREATEST_RESOURCE_BYTES: Final = 255
 GREATEST_CLEAN_BATCH: Final = 200
 """Branches of one `clean`."""
 
+LEAST_GRACE_MS: Final = 1_000
+GREATEST_GRACE_MS: Final = 600_000
+
 GREATEST_DETAIL: Final = 1_000
 """Characters of a result's detail that are kept."""
 

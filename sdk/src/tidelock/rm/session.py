@@ -27,7 +27,9 @@ from tidelock.rm.connection import ChannelClosedError, Connection
 from tidelock.rm.dispatch import Answer, Asker, Dispatcher, Question
 from tidelock.rm.messages import (
     GREATEST_CLEAN_BATCH,
+    GREATEST_GRACE_MS,
     KIND_OF,
+    LEAST_GRACE_MS,
     Asked,
     CallKind,
     Leave,
@@ -72,6 +74,14 @@ class Identity(msgspec.Struct, frozen=True):
     application_id: str
     host: str
     instance: str = ""
+    grace_ms: int | None = None
+
+
+def checked_grace(grace_ms: int | None) -> int | None:
+    """Return how long a session outlives its connection. Raises: ValueError"""
+    if grace_ms is not None and not LEAST_GRACE_MS <= grace_ms <= GREATEST_GRACE_MS:
+        raise ValueError(f"grace_ms is {LEAST_GRACE_MS} to {GREATEST_GRACE_MS}, not {grace_ms}")
+    return grace_ms
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -257,6 +267,7 @@ class Session:
                             # One mode is named at least. Nobody is asked about no resource.
                             modes=tuple(sorted({each.mode for each in resources})) or ("AT",),
                             clean_batch=GREATEST_CLEAN_BATCH,
+                            grace_ms=self._who.grace_ms,
                         )
                     )
                 except ChannelClosedError:
