@@ -86,6 +86,13 @@ def test_an_insert_of_mysql_may_assign() -> None:
     assert [cell.fragment.text for cell in found.rows[0]] == [MARK, f"CONCAT('a', {MARK})"]
 
 
+def test_an_insert_may_unfold_arrays_but_read_no_table() -> None:
+    text = "INSERT INTO t (a, b) SELECT * FROM UNNEST((%s)::int[], (%s)::text[]) RETURNING t.id"
+    assert read("postgresql", text).rows == ()
+    with pytest.raises(StatementRefusedError, match="SELECT the rows first"):
+        read("postgresql", text.replace("RETURNING", "ON CONFLICT DO NOTHING RETURNING"))
+
+
 @pytest.mark.parametrize(
     ("dialect", "text", "updates"),
     [

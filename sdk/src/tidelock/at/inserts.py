@@ -76,8 +76,10 @@ class Insertion:
             ImageMismatchError: they are not found.
         """
         keys = await self._keys(ran)
+        if not keys:
+            return Image(self.table, photographer.columns, {})
         image = await photographer.matching(self._source(keys), self._name, self.call.values)
-        wanted = len(self.statement.rows)
+        wanted = len(self.statement.rows) or len(keys)
         if len(image) != wanted or ran.row_count not in {-1, wanted}:
             raise ImageMismatchError(
                 f"{ran.row_count} rows were inserted into {self.table.full_name}, and {len(image)} "
@@ -110,12 +112,14 @@ class Insertion:
             for column in table.key_columns
             if self.cell(row, column).kind is not CellKind.GIVEN
         ]
-        if not unknown:
+        if rows and not unknown:
             return [
                 [self.cell(row, column).fragment for column in table.key_columns] for row in rows
             ]
         if self._returns_key():
             return await self._returned_keys(ran)
+        if not rows:
+            refuse(statement, f"add RETURNING {', '.join(table.primary_key)} to INSERT … SELECT")
         generated = table.generated_key
         if generated is None or any(column is not generated for column in unknown):
             refuse(

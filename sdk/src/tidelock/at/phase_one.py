@@ -90,8 +90,8 @@ class PhaseOne:
         statement = understand(
             self._session.dialect,
             call.text,
-            self._session.style,
-            has_values=bool(call.values),
+            call.style or self._session.style,
+            has_values=call.values is not None,
         )
         match statement.kind:
             case Kind.READ | Kind.BEGIN:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tidelock.sql.placeholders import Values
+from tidelock.sql.placeholders import Style, Values
 
 
 class Returned(msgspec.Struct, frozen=True):
@@ -40,6 +40,8 @@ class StatementCall(msgspec.Struct, frozen=True, kw_only=True):
     values: Values
     run: Callable[[], Awaitable[Ran]]
     """Executes it as the application wrote it, on the application's own cursor."""
+    style: Style | None = None
+    """How placeholders stand in it, where a framework writes them otherwise than its driver."""
 
 
 class LocalWork(Protocol):

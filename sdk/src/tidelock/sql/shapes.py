@@ -319,16 +319,17 @@ class Shape:
             inner = inner.this
         table, alias = self.table(inner)
         source = tree.args.get("expression")
-        if isinstance(source, exp.Query) and not isinstance(source, exp.Values):
-            self.refuse("INSERT … SELECT; SELECT the rows first, then insert them")
         conflict = self._conflict(alternative)
+        is_query = isinstance(source, exp.Query) and not isinstance(source, exp.Values)
+        if is_query and (conflict is not None or source.find(exp.Table) is not None):
+            self.refuse("INSERT … SELECT; SELECT the rows first, then insert them")
         return Statement(
             kind=Kind.INSERT,
             text=self.text,
             table=table,
             alias=alias,
             columns=names,
-            rows=self._rows(source),
+            rows=() if is_query else self._rows(source),
             conflict=conflict,
             returning=self.returning(),
         )

@@ -87,6 +87,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     order_columns: tuple[Name, ...] | None = ()
     """By what it is ordered; None when not by columns alone."""
     rows: tuple[tuple[Cell, ...], ...] = ()
+    """What an INSERT gives; none when it unfolds arrays, whose rows what is returned tells."""
     conflict: Conflict | None = None
     returning: tuple[Name, ...] | None = None
     """Columns that it returns, `*` for all; None when it returns none."""

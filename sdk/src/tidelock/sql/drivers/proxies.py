@@ -12,7 +12,7 @@ from typing import Any
 from tidelock.driving import drive
 from tidelock.sql.errors import StatementRefusedError
 from tidelock.sql.interception import LocalWork, Ran, Returned, StatementCall
-from tidelock.sql.placeholders import as_values
+from tidelock.sql.placeholders import Style, as_values
 from tidelock.sql.session import Session
 from tidelock.transaction.context import current
 
@@ -129,7 +129,12 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
 
         drive(
             work.execute(
-                StatementCall(text=text_of_statement(text), values=as_values(values), run=run)
+                StatementCall(
+                    text=text_of_statement(text),
+                    values=as_values(values),
+                    run=run,
+                    style=_style_of(self.__wrapped__),
+                )
             )
         )
         return outcome[0] if outcome else self
@@ -252,6 +257,13 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
 def is_seen(work: LocalWork) -> bool:
     """Say whether a mode must see what the connection does now."""
     return current() is not None or work.is_under_way
+
+
+def _style_of(cursor: Any) -> Style | None:
+    """Return how placeholders are written for a cursor, if not as its driver has them: Django's of
+    SQLite makes question marks of `%s` by itself.
+    """
+    return Style.FORMAT if hasattr(type(cursor), "convert_query") else None
 
 
 def text_of_statement(text: Any) -> str:
