@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, web
 
+from tests.databases.servers import Server
 from tests.integration.engines import LoopCluster, loop_cluster
-from tests.integration.services.dying_sender import BRANCH, RECEIVED, Place, relay, work
+from tests.integration.services.dying_sender import (
+    BRANCH,
+    RECEIVED,
+    Place,
+    execute,
+    relay,
+    work,
+)
 from tests.integration.services.running import ROOT
 from tidelock.barrier import BranchBarrier
 from tidelock.crash_points import POINTS, VARIABLE
@@ -23,6 +31,12 @@ from tidelock.messages import Inbox, Outbox
 from tidelock.sql.drivers import session_of
 
 pytestmark = pytest.mark.timeout(120)
+
+# Each death takes a process, so those with servers are tried at night.
+SERVERS = [
+    pytest.param(kind, marks=[pytest.mark.databases, pytest.mark.long])
+    for kind in ("mariadb", "postgresql")
+]
 
 OF_THE_BARRIER = [name for name in POINTS if name.startswith("barrier.")]
 OF_A_SENDER = [*OF_THE_BARRIER, *(name for name in POINTS if name.startswith("message."))]
@@ -41,9 +55,14 @@ def test_the_tests_below_die_at_every_point_of_barrier_and_messages() -> None:
     assert tried == ours
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(tmp_path / "place.db")
+@pytest.fixture(params=["sqlite", *SERVERS])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    where = str(tmp_path / "place.db")
+    if request.param != "sqlite":
+        server: Server = request.getfixturevalue(request.param)
+        name = request.getfixturevalue(f"{request.param}_database")
+        where = f"{request.param}:{server.user}@{server.host}:{server.port}/{name}"
+    made = Place(where)
     made.make()
     return made
 
@@ -86,12 +105,12 @@ async def receiver(place: Place) -> AsyncIterator[Receiver]:
 
 
 async def dies(
-    point: str, what: str, place_of: Path, *, cluster: str = "", receiver: str = ""
+    point: str, what: str, place: Place, *, cluster: str = "", receiver: str = ""
 ) -> None:
     """Have a process do something, and be killed at a point."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.integration.services.dying_sender"),
-        *(what, str(place_of), cluster, receiver),
+        *(what, place.where, cluster, receiver),
         cwd=ROOT,
         env={
             **os.environ,
@@ -116,11 +135,11 @@ async def cluster(tmp_path: Path) -> AsyncIterator[LoopCluster]:
 
 @pytest.mark.parametrize("point", OF_A_SENDER)
 async def test_a_sender_that_dies_has_its_message_delivered_exactly_if_its_work_is_committed(
-    point: str, cluster: LoopCluster, place: Place, receiver: Receiver, tmp_path: Path
+    point: str, cluster: LoopCluster, place: Place, receiver: Receiver
 ) -> None:
     what = "fail" if point.endswith("-abort") else "send"
     url = cluster.nodes[0].url
-    await dies(point, what, tmp_path / "place.db", cluster=url, receiver=receiver.url)
+    await dies(point, what, place, cluster=url, receiver=receiver.url)
     kept = await xids(cluster)
     assert len(kept) == (point != "message.before-prepare")
     for xid in kept:
@@ -140,19 +159,17 @@ async def xids(cluster: LoopCluster) -> list[str]:
 
 
 @pytest.mark.parametrize("point", OF_A_WRITER)
-async def test_a_writer_that_dies_leaves_neither_work_nor_message(
-    point: str, place: Place, tmp_path: Path
-) -> None:
-    await dies(point, "write", tmp_path / "place.db")
+async def test_a_writer_that_dies_leaves_neither_work_nor_message(point: str, place: Place) -> None:
+    await dies(point, "write", place)
     assert place.work == 0
     assert place.rows("SELECT id FROM outbox") == []
 
 
 @pytest.mark.parametrize("point", OF_A_RELAY)
 async def test_what_a_relay_that_dies_had_taken_is_published_by_another(
-    point: str, place: Place, receiver: Receiver, tmp_path: Path
+    point: str, place: Place, receiver: Receiver
 ) -> None:
-    await dies(point, "relay", tmp_path / "place.db", receiver=receiver.url)
+    await dies(point, "relay", place, receiver=receiver.url)
     published = receiver.delivered
     assert published == (point in ("outbox.after-publish", "outbox.after-settle"))
     hurry(place)
@@ -164,9 +181,9 @@ async def test_what_a_relay_that_dies_had_taken_is_published_by_another(
 
 @pytest.mark.parametrize("point", OF_ACKNOWLEDGEMENTS)
 async def test_an_acknowledgement_comes_again_when_its_sender_dies(
-    point: str, place: Place, receiver: Receiver, tmp_path: Path
+    point: str, place: Place, receiver: Receiver
 ) -> None:
-    await dies(point, "acknowledge", tmp_path / "place.db", receiver=receiver.url)
+    await dies(point, "acknowledge", place, receiver=receiver.url)
     known = "DONE" if point == "outbox.after-acknowledge" else "SENT"
     assert place.rows("SELECT status FROM outbox") == [(known,)]
     with closing(place.connect()) as connection:
@@ -176,10 +193,8 @@ async def test_an_acknowledgement_comes_again_when_its_sender_dies(
 
 
 @pytest.mark.parametrize("point", OF_A_RECEIVER)
-async def test_a_receiver_that_dies_does_what_a_message_asks_once(
-    point: str, place: Place, tmp_path: Path
-) -> None:
-    await dies(point, "receive", tmp_path / "place.db")
+async def test_a_receiver_that_dies_does_what_a_message_asks_once(point: str, place: Place) -> None:
+    await dies(point, "receive", place)
     assert place.work == (point == "inbox.after-local-commit")
     with closing(place.connect()) as connection:
         for _ in range(2):  # it was not acknowledged, so it comes again
@@ -188,10 +203,8 @@ async def test_a_receiver_that_dies_does_what_a_message_asks_once(
 
 
 @pytest.mark.parametrize("point", OF_THE_BARRIER)
-async def test_a_branch_whose_process_dies_is_done_once(
-    point: str, place: Place, tmp_path: Path
-) -> None:
-    await dies(point, "branch", tmp_path / "place.db")
+async def test_a_branch_whose_process_dies_is_done_once(point: str, place: Place) -> None:
+    await dies(point, "branch", place)
     assert place.work == (point == "barrier.after-local-commit")
     with closing(place.connect()) as connection:
         for _ in range(2):
@@ -202,5 +215,5 @@ async def test_a_branch_whose_process_dies_is_done_once(
 def hurry(place: Place) -> None:
     """Let what a dead relay had taken be due."""
     with closing(place.connect()) as connection:
-        connection.execute("UPDATE outbox SET next_at = 0")
+        execute(connection, "UPDATE outbox SET next_at = 0")
         connection.commit()

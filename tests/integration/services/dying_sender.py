@@ -1,15 +1,20 @@
 """Does one piece of work with a message or behind the barrier, in a process that may be killed.
 
-The arguments are what to do, the file of the database, the cluster, and where a receiver is.
+The arguments are what to do, where the database is, the cluster, and where a receiver is. A
+database is a file of SQLite, or `mariadb:USER@HOST:PORT/NAME`, `postgresql:USER@HOST:PORT/NAME`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import sys
 from contextlib import closing
-from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymysql
 
 from tidelock import Application
 from tidelock.barrier import Branch, BranchBarrier, barrier_ddl
@@ -32,33 +37,54 @@ RECEIVED = Message(id="m1", topic="paid", payload="1")
 class Place:
     """A database in which work is one row, with all tables of the SDK."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._server = _SERVER.fullmatch(where)
 
     def make(self) -> None:
+        kind = "sqlite" if self._server is None else self._server["kind"]
+        dialect = "mysql" if kind == "mariadb" else kind
         with closing(self.connect()) as connection:
-            connection.execute("CREATE TABLE work (n INTEGER)")
-            for statement in [barrier_ddl("sqlite"), inbox_ddl("sqlite"), *outbox_ddl("sqlite")]:
-                connection.execute(statement)
+            execute(connection, "CREATE TABLE work (n INTEGER)")
+            for statement in [barrier_ddl(dialect), inbox_ddl(dialect), *outbox_ddl(dialect)]:
+                execute(connection, statement)
             connection.commit()
 
-    def connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._file, timeout=20)
+    def connect(self) -> Any:
+        server = self._server
+        if server is None:
+            return sqlite3.connect(self.where, timeout=20)
+        whose = {"host": server["host"], "port": int(server["port"]), "user": server["user"]}
+        options: dict[str, Any] = whose
+        if server["kind"] == "mariadb":
+            return pymysql.connect(**options, database=server["name"])
+        return psycopg.connect(**options, dbname=server["name"])
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
         with closing(self.connect()) as connection:
-            return connection.execute(query).fetchall()
+            return [*execute(connection, query).fetchall()]
 
     @property
     def work(self) -> int:
         return len(self.rows("SELECT n FROM work"))
 
 
-def work(connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO work VALUES (1)")
+_SERVER = re.compile(
+    r"(?P<kind>mariadb|postgresql):(?P<user>\w+)@(?P<host>[\d.]+):(?P<port>\d+)/(?P<name>\w+)"
+)
 
 
-def fail(connection: sqlite3.Connection) -> None:
+def execute(connection: Any, statement: str) -> Any:
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    return cursor
+
+
+def work(connection: Any) -> None:
+    execute(connection, "INSERT INTO work VALUES (1)")
+
+
+def fail(connection: Any) -> None:
     work(connection)
     raise LookupError("broken on purpose")
 
@@ -100,8 +126,8 @@ async def acknowledge(place: Place, receiver: str) -> None:
     await made.acknowledged(Message(id="m1", topic="back", payload='{"acknowledged":"m1"}'))
 
 
-def main(what: str, file: str, cluster: str, receiver: str) -> None:
-    place = Place(Path(file))
+def main(what: str, where: str, cluster: str, receiver: str) -> None:
+    place = Place(where)
     match what:
         case "send" | "fail":
             send_message(place, cluster, receiver, fails=what == "fail")

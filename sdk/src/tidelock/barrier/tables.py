@@ -106,3 +106,11 @@ def deletion(dialect: Dialect, table: str, gids: int) -> str:
     """Return the canonical statement that forgets the rows of so many transactions."""
     marks = ", ".join([MARK] * gids)
     return f"DELETE FROM {qualified(dialect, table)} WHERE gid IN ({marks})"
+
+
+def gids_after(dialect: Dialect, table: str, limit: int) -> str:
+    """Return the canonical query of the next transactions that have rows, behind a given one."""
+    return (
+        f"SELECT DISTINCT gid FROM {qualified(dialect, table)} WHERE gid > {MARK} "
+        f"ORDER BY gid LIMIT {int(limit)}"
+    )
