@@ -4,7 +4,8 @@ One write transaction stays open across entries. The writes of an entry gather i
 LMDB in key order when the entry ends, because a sorted `putmulti` costs 0.6 us a row and single
 puts 1.0 us. `checkpoint` commits, with sync, at most every 50 ms; what is not yet committed here
 is still in the journal and is applied again after a crash. A commit therefore only ever happens
-between entries, and the state on disk is always the one after some whole entry.
+between entries, and the state on disk is always the one after some whole entry. Rows written since
+the last commit are also kept in memory, where most reads find theirs.
 
 All methods belong to the one thread that opened the storage, since an LMDB write transaction does.
 The exception is the copy made for a snapshot, which runs in threads of its own. Found with LMDB
