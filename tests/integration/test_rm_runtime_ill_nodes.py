@@ -354,6 +354,29 @@ async def test_a_node_that_accepts_and_is_silent_is_left(monkeypatch: pytest.Mon
             await application.aclose()
 
 
+async def test_a_fault_of_its_own_costs_it_a_connection_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "_GREATEST_PAUSE_S", 0.01)
+    well = session._question
+
+    def broken_once(asked: Any) -> Any:
+        monkeypatch.setattr(session, "_question", well)
+        raise LookupError("no such word")
+
+    monkeypatch.setattr(session, "_question", broken_once)
+    async with listening() as fake, applying(fake) as application:
+        application.attach(Recording())
+        await (await fake.line()).call()
+        again = await fake.line(2)
+        assert (await again.next("register"))["sessionId"] == 7
+        await again.call()
+        assert (await again.next("result"))["status"] == "COMMITTED"
+        health = application.health()
+        assert health.connections == 2
+        assert "no such word" in health.last_failure
+
+
 # --- answers
 
 

@@ -222,6 +222,7 @@ class Session:
         Raises:
             ChannelClosedError, always; ClientClosedError
         """
+        self._welcomed_at = None
         self._transport.use()
         connection = await channel.connect(self._transport, url)
         self.connection = connection
