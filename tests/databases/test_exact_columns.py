@@ -225,7 +225,9 @@ async def test_converters_of_an_application_change_no_image(database: Database) 
 def key_cases() -> list[Any]:
     return [
         ("mysql", "VARCHAR(20) COLLATE utf8mb4_general_ci", ["'a'", "'A'", "'á'", "'a '"], 1),
-        ("mysql", "VARCHAR(20) COLLATE utf8mb4_bin", ["'a'", "'A'"], 2),
+        ("mysql", "VARCHAR(20) COLLATE utf8mb4_bin", ["'a'", "'A'", "'a '"], 2),
+        ("mysql", "VARCHAR(20) COLLATE utf8mb4_nopad_bin", ["'a'", "'a '"], 2),
+        ("mysql", "BIGINT UNSIGNED", ["18446744073709551615", "9223372036854775807"], 2),
         ("mysql", "DECIMAL(9,3)", ["1", "1.000"], 1),
         ("postgresql", "text", ["'a'", "'A'", "'a '"], 3),
         ("postgresql", "char(3)", ["'a'", "'a '"], 1),

@@ -28,12 +28,19 @@ pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
 BEFORE = [(1, 10, "one"), (2, 20, "two"), (3, 30, "three")]
 AFTER = [(1, 11, "one"), (3, 30, "x"), (4, 40, "four"), (5, 50, "five"), (6, 60, "six")]
 TABLE = "CREATE TABLE t (id INT PRIMARY KEY, v INT, name VARCHAR(40))"
+COUNTED = {
+    "mysql": "CREATE TABLE counted (id INT AUTO_INCREMENT PRIMARY KEY, v INT)",
+    "postgresql": "CREATE TABLE counted (id serial PRIMARY KEY, v int)",
+    "sqlite": "CREATE TABLE counted (id INTEGER PRIMARY KEY, v INT)",
+}
 ROWS = "INSERT INTO t VALUES (1, 10, 'one'), (2, 20, 'two'), (3, 30, 'three')"
 
 
 @pytest.fixture
 def filled(database: Database) -> Database:
-    database.sql(TABLE, ROWS, undo_log_ddl(DIALECTS[database.dialect].name))
+    database.sql(
+        TABLE, ROWS, COUNTED[database.dialect], undo_log_ddl(DIALECTS[database.dialect].name)
+    )
     return database
 
 
@@ -190,6 +197,13 @@ class Thing(Base):
     name: Mapped[str]
 
 
+class Counted(Base):
+    __tablename__ = "counted"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    v: Mapped[int]
+
+
 SYNC_URLS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg", "sqlite": "sqlite"}
 ASYNC_URLS = {
     "mysql": "mysql+asyncmy",
@@ -219,6 +233,10 @@ def orm_work(session: Session) -> None:
         nested.rollback()
     with session.begin_nested():
         session.execute(sa.update(Thing).where(Thing.id == 3).values(name="x"))
+    many = [Counted(v=number) for number in range(3)]
+    session.add_all(many)
+    session.flush()
+    assert len({each.id for each in many}) == 3
     session.execute(sa.insert(Thing), [{"id": 6, "v": 60, "name": "six"}])
     session.execute(
         sa.text("UPDATE t SET v = :v WHERE id = :i"), [{"v": 40, "i": 4}, {"v": 50, "i": 5}]
@@ -249,8 +267,10 @@ def test_an_engine_takes_part(
     with pytest.raises(UndoneError), tidelock.transaction(application=application):
         work()
         assert rows(filled) == AFTER
+        assert len(filled.sql("SELECT * FROM counted")) == 3
         raise UndoneError
     assert rows(filled) == BEFORE
+    assert filled.sql("SELECT * FROM counted") == []
     with tidelock.transaction(application=application):
         work()
     assert rows(filled) == AFTER

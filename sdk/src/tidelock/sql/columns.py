@@ -96,7 +96,10 @@ class Form:
             return bounded(text_of(folded))
         assert self._identify is not None, f"no row is identified by {self.kind}"
         part = self._identify(value)
-        return bounded(part) if isinstance(part, str) else part
+        if isinstance(part, str):
+            return bounded(part)
+        is_greater = isinstance(part, int) and not -(2**63) <= part < 2**63
+        return f"int:{part}" if is_greater else part
 
 
 def bounded(text: str) -> str:

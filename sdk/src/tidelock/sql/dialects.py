@@ -136,10 +136,15 @@ def _cause(error: BaseException) -> list[BaseException]:
     return found
 
 
+_DRIVERS_OF_MYSQL: Final = frozenset({"pymysql", "asyncmy", "MySQLdb"})
+
+
 def _number(error: BaseException) -> int:
+    """Return the server's number of an error, which other exceptions may have by chance."""
     for each in _cause(error):
         arguments: tuple[Any, ...] = each.args
-        if arguments and isinstance(arguments[0], int):
+        is_drivers = type(each).__module__.partition(".")[0] in _DRIVERS_OF_MYSQL
+        if is_drivers and arguments and isinstance(arguments[0], int):
             return arguments[0]
     return 0
 

@@ -57,9 +57,18 @@ def _bits(raw: object) -> int:
     return int(text_of(raw) or "0", 16)
 
 
+def _pads(collation: str) -> bool:
+    """Say whether blanks at the end make no difference."""
+    return "nopad" not in collation and "_0900_" not in collation
+
+
+def _identify_padded(value: Value) -> str:
+    return str(value).rstrip(" ")
+
+
 def _weight(collation: str) -> Read:
     """Return the expression of what a collation compares by: equal texts have equal weights."""
-    pads = not (collation.endswith("_nopad_ci") or "nopad" in collation or "_0900_" in collation)
+    pads = _pads(collation)
 
     def weight(expression: str) -> str:
         compared = f"TRIM(TRAILING ' ' FROM {expression})" if pads else expression
@@ -78,13 +87,17 @@ _FROM_GEOMETRY: Final = (
 )
 
 
-def form_of(data_type: str, collation: str | None) -> Form | None:
+def form_of(data_type: str, collation: str | None) -> Form | None:  # noqa: PLR0912 (a table of types)
     """Return how values of a type travel; None when there is no exact way."""
     if data_type in _INTEGERS:
         return Form(data_type, as_it_is, integer, identify=identify_plain)
     if data_type in _TEXTS:
-        key = None if collation is None or collation.endswith("_bin") else _weight(collation)
-        return Form(data_type, as_it_is, text_of, identify=identify_text, key=key)
+        if collation is None:
+            return Form(data_type, as_it_is, text_of, identify=identify_text)
+        if collation.endswith("_bin"):
+            identify = _identify_padded if _pads(collation) else identify_text
+            return Form(data_type, as_it_is, text_of, identify=identify)
+        return Form(data_type, as_it_is, text_of, key=_weight(collation))
     if data_type in _BYTES:
         return Form(data_type, as_it_is, bytes_of, identify=identify_bytes)
     if data_type in _WRITTEN:
