@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from tidelock.sql.drivers.proxies import is_seen, text_of_statement
-from tidelock.sql.errors import StatementRefusedError
+from tidelock.sql.errors import AutocommitError, StatementRefusedError
 from tidelock.sql.interception import LocalWork, Ran, Returned, StatementCall
 from tidelock.sql.placeholders import as_values
 from tidelock.sql.session import Session
@@ -89,6 +89,24 @@ class AsyncmyConnection(AwaitingConnection):
         """Close the connection, and tell the server."""
         self._self_work.forget()
         await self.__wrapped__.ensure_closed()
+
+    async def autocommit(self, value: Any) -> Any:
+        """Have each statement committed by itself or not."""
+        if self._self_work.is_under_way:
+            raise AutocommitError(
+                "autocommit() would end the local transaction behind the back of the global one; "
+                "commit or roll it back first"
+            )
+        return await self.__wrapped__.autocommit(value)
+
+    async def prepare(self, text: Any) -> Any:
+        """Prepare a statement, outside of global transactions."""
+        if is_seen(self._self_work):
+            raise StatementRefusedError(
+                "prepare() cannot take part in a global transaction: use a cursor",
+                text_of_statement(text),
+            )
+        return await self.__wrapped__.prepare(text)
 
     async def query(self, text: Any, *arguments: Any, **options: Any) -> Any:
         """Send a statement without a cursor, outside of global transactions."""

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from tidelock.driving import drive
-from tidelock.sql.errors import StatementRefusedError
+from tidelock.sql.errors import AutocommitError, StatementRefusedError
 from tidelock.sql.interception import LocalWork, Ran, Returned, StatementCall
 from tidelock.sql.placeholders import Style, as_values
 from tidelock.sql.session import Session
@@ -31,6 +31,7 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
         super().__init__(connection)
         self._self_session = session
         self._self_work = work
+        self._self_blocks = 0
 
     @property
     def tidelock_work(self) -> LocalWork:
@@ -86,14 +87,105 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
     ) -> Any:
         """End as the driver does, with commits and rollbacks that the mode sees."""
         module = type(self.__wrapped__).__module__.partition(".")[0]
-        if module in {"psycopg", "sqlite3"}:
-            if error is None:
-                self.commit()
-            else:
-                self.rollback()
-        if module != "sqlite3":
-            self.close()
-        return None
+        try:
+            if module in {"psycopg", "sqlite3"}:
+                if error is None:
+                    self.commit()
+                else:
+                    self.rollback()
+        finally:
+            if module != "sqlite3":
+                self.close()
+
+    # Other ways in which a local transaction ends, or statements are sent
+
+    def transaction(self, *arguments: Any, **options: Any) -> Block:
+        """Return a block that is a local transaction, or a savepoint within one, of psycopg."""
+        return Block(self, self.__wrapped__.transaction(*arguments, **options))
+
+    @property
+    def autocommit(self) -> Any:
+        """What the driver has under this name: of PyMySQL a method, of others whether each
+        statement is committed by itself.
+        """
+        its = self.__wrapped__.autocommit
+        if not callable(its):
+            return its
+
+        def change(value: Any) -> Any:
+            self._not_within("autocommit()")
+            return its(value)
+
+        return change
+
+    def query(self, text: Any, *arguments: Any, **options: Any) -> Any:
+        """Send a statement without a cursor, of PyMySQL, outside of global transactions."""
+        if is_seen(self._self_work):
+            raise StatementRefusedError(
+                "query() cannot take part in a global transaction: use a cursor",
+                text_of_statement(text),
+            )
+        return self.__wrapped__.query(text, *arguments, **options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in {"autocommit", "isolation_level"}:
+            self._not_within(name)
+            if name == "autocommit":
+                # It is a property here.
+                setattr(self.__wrapped__, name, value)
+                return
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("tpc_") and is_seen(self._self_work):
+            raise StatementRefusedError(
+                f"{name}() cannot take part in a global transaction of AT: use the XA mode", name
+            )
+        return super().__getattr__(name)
+
+    def _not_within(self, what: str) -> None:
+        if self._self_work.is_under_way:
+            raise AutocommitError(
+                f"{what} would end the local transaction behind the back of the global one; commit "
+                "or roll it back first"
+            )
+
+
+class Block:
+    """A local transaction of psycopg, or a savepoint within one."""
+
+    def __init__(self, connection: ProxiedConnection, block: Any) -> None:
+        self._connection = connection
+        self._block = block
+        self._savepoint = ""
+
+    def __enter__(self) -> Any:
+        session = self._connection._self_session
+        if session.in_transaction:
+            self._connection._self_blocks += 1
+            self._savepoint = f"tidelock_{self._connection._self_blocks}"
+            self._connection.cursor().execute(f'SAVEPOINT "{self._savepoint}"')
+        else:
+            drive(session.begin())
+        return self._block
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        connection, session = self._connection, self._connection._self_session
+        if self._savepoint:
+            if error is not None:
+                connection.cursor().execute(f'ROLLBACK TO SAVEPOINT "{self._savepoint}"')
+            connection.cursor().execute(f'RELEASE SAVEPOINT "{self._savepoint}"')
+        elif error is None:
+            drive(connection._self_work.commit(session.commit))
+        else:
+            drive(connection._self_work.rollback(session.rollback))
+        # psycopg's own way to leave a block without an error.
+        return type(error).__name__ == "Rollback" and type(error).__module__.startswith("psycopg")
 
 
 class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic at run time
