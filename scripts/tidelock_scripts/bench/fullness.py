@@ -1,7 +1,7 @@
 """What a million finished transactions change, and what a million locked rows take.
 
-The full cluster and an empty one stand beside each other and are measured in turns, so that both
-had the same machine.
+The full cluster and an empty one stand beside each other and are measured in turns, each time one
+against the other, so that both had the same machine.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ async def _compare(
             measured = await measure(targets, seconds=bench.seconds)
             rates[name].append(measured.per_second / requests)
             failures += sum(measured.failures.values())
-    kept = statistics.median(rates["full"]) / statistics.median(rates["empty"])
+    pairs = zip(rates["full"], rates["empty"], strict=True)
+    kept = statistics.median([one / other for one, other in pairs])
     details = {
         "connections": CONNECTIONS,
         "emptyPerSecond": [round(rate) for rate in rates["empty"]],
