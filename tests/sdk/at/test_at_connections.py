@@ -78,10 +78,30 @@ def test_pymysql_cannot_change_its_mind_in_between(shop: Shop) -> None:
     connection = begun(shop)
     with pytest.raises(AutocommitError):
         connection.autocommit(True)
+    with pytest.raises(AutocommitError):
+        connection.begin()
+    with pytest.raises(AutocommitError):
+        connection.select_db("mysql")
     with pytest.raises(StatementRefusedError, match="cursor"):
         connection.query("COMMIT")
     connection.rollback()
     connection.autocommit(True)
+    connection.close()
+    assert shop.rows() == BEFORE
+
+
+@pytest.mark.parametrize("database", ["mysql", "postgresql", "sqlite"], indirect=True)
+def test_another_local_transaction_begins_after_the_first(shop: Shop) -> None:
+    connection = shop.connect()
+
+    def work() -> None:
+        cursor = connection.cursor()
+        cursor.execute("UPDATE t SET v = 11 WHERE id = 1")
+        cursor.execute("BEGIN")
+
+    with pytest.raises(StatementRefusedError, match="commit it first"):
+        shop.within(work)
+    connection.rollback()
     connection.close()
     assert shop.rows() == BEFORE
 

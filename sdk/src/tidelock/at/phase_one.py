@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from tidelock.at.branches import Branches
-from tidelock.at.checks import check_table
+from tidelock.at.checks import check_table, refuse
 from tidelock.at.errors import ImageMismatchError, MixedTransactionsError, TooManyRowsError
 from tidelock.at.images import GREATEST_ROWS, Image
 from tidelock.at.tracing import Tracer
@@ -94,6 +94,9 @@ class PhaseOne:
             has_values=call.values is not None,
         )
         match statement.kind:
+            case Kind.BEGIN if self._work is not None:
+                # MySQL commits what is under way when another one begins.
+                refuse(statement, "a local transaction is under way; commit it first")
             case Kind.READ | Kind.BEGIN:
                 await call.run()
             case Kind.SETTING:

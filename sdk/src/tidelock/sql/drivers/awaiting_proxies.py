@@ -92,12 +92,25 @@ class AsyncmyConnection(AwaitingConnection):
 
     async def autocommit(self, value: Any) -> Any:
         """Have each statement committed by itself or not."""
+        self._not_within("autocommit()")
+        return await self.__wrapped__.autocommit(value)
+
+    async def begin(self) -> Any:
+        """Begin a local transaction: what is under way would be committed by it."""
+        self._not_within("begin()")
+        return await self.__wrapped__.begin()
+
+    async def select_db(self, name: str) -> Any:
+        """Choose another database."""
+        self._not_within("select_db()")
+        return await self.__wrapped__.select_db(name)
+
+    def _not_within(self, what: str) -> None:
         if self._self_work.is_under_way:
             raise AutocommitError(
-                "autocommit() would end the local transaction behind the back of the global one; "
-                "commit or roll it back first"
+                f"{what} would end or change the local transaction behind the back of the global "
+                "one; commit or roll it back first"
             )
-        return await self.__wrapped__.autocommit(value)
 
     async def prepare(self, text: Any) -> Any:
         """Prepare a statement, outside of global transactions."""

@@ -103,6 +103,16 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
         """Return a block that is a local transaction, or a savepoint within one, of psycopg."""
         return Block(self, self.__wrapped__.transaction(*arguments, **options))
 
+    def begin(self) -> Any:
+        """Begin a local transaction, of PyMySQL: what is under way would be committed by it."""
+        self._not_within("begin()")
+        return self.__wrapped__.begin()
+
+    def select_db(self, name: str) -> Any:
+        """Choose another database, of PyMySQL."""
+        self._not_within("select_db()")
+        return self.__wrapped__.select_db(name)
+
     @property
     def autocommit(self) -> Any:
         """What the driver has under this name: of PyMySQL a method, of others whether each
@@ -146,8 +156,8 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
     def _not_within(self, what: str) -> None:
         if self._self_work.is_under_way:
             raise AutocommitError(
-                f"{what} would end the local transaction behind the back of the global one; commit "
-                "or roll it back first"
+                f"{what} would end or change the local transaction behind the back of the global "
+                "one; commit or roll it back first"
             )
 
 
