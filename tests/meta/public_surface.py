@@ -95,6 +95,37 @@ async def functions() -> None:
     assert_type(unchanged("a"), int)
 
 
+STOCK = tidelock.TccDataSource(lambda: None, table="shop.tidelock_fence")
+
+
+def sell(context: tidelock.ActionContext) -> None:
+    assert_type((context.xid, context.branch_id), tuple[str, int])
+    assert_type(context.data, dict[str, Any])
+
+
+@tidelock.tcc_transaction(confirm=sell, cancel=sell, source=STOCK, carry=("sku",), name="stock")
+def reserve(context: tidelock.ActionContext, sku: str, *, count: int = 1) -> float:
+    return float(count) if sku else 0.0
+
+
+@tidelock.tcc_transaction(confirm=sell, cancel=sell)
+async def reserve_later(context: tidelock.ActionContext, sku: str) -> bytes:
+    return sku.encode()
+
+
+async def actions() -> None:
+    assert_type(tidelock.fence_ddl("mysql"), str)
+    try:
+        assert_type(reserve("a", count=2), float)
+        assert_type(await reserve_later("a"), bytes)
+    except tidelock.TryRefusedError:
+        pass
+    except tidelock.FenceError:
+        pass
+    except tidelock.TccError:
+        pass
+
+
 def errors() -> None:
     try:
         plain("a")

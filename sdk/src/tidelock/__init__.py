@@ -23,6 +23,11 @@ if TYPE_CHECKING:
         TidelockError,
     )
     from tidelock.sql.errors import StatementRefusedError
+    from tidelock.tcc.actions import tcc_transaction
+    from tidelock.tcc.context import ActionContext
+    from tidelock.tcc.errors import FenceError, TccError, TryRefusedError
+    from tidelock.tcc.fence_table import fence_ddl
+    from tidelock.tcc.source import TccDataSource
     from tidelock.transaction.blocks import global_transaction, transaction
     from tidelock.transaction.context import bound, current_transaction, current_xid
     from tidelock.transaction.errors import (
@@ -56,6 +61,11 @@ _MODULES: Final = {
         "OutcomeUnknownError",
         "TidelockError",
     ),
+    "tidelock.tcc.actions": ("tcc_transaction",),
+    "tidelock.tcc.context": ("ActionContext",),
+    "tidelock.tcc.errors": ("FenceError", "TccError", "TryRefusedError"),
+    "tidelock.tcc.fence_table": ("fence_ddl",),
+    "tidelock.tcc.source": ("TccDataSource",),
     "tidelock.transaction.blocks": ("global_transaction",),
     "tidelock.transaction.context": ("bound", "current_transaction", "current_xid"),
     "tidelock.transaction.errors": (
@@ -78,11 +88,13 @@ _MODULES: Final = {
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "ActionContext",
     "Application",
     "AtDataSource",
     "BranchFailedError",
     "CommitFailedError",
     "DirtyPolicy",
+    "FenceError",
     "LockConflictError",
     "LockWaitTimeoutError",
     "NotConfiguredError",
@@ -94,6 +106,8 @@ __all__ = [
     "RowsLockedError",
     "StatementRefusedError",
     "Suspended",
+    "TccDataSource",
+    "TccError",
     "TidelockError",
     "Transaction",
     "TransactionError",
@@ -103,17 +117,20 @@ __all__ = [
     "TransactionRequiredError",
     "TransactionRolledBackError",
     "TransactionTimedOutError",
+    "TryRefusedError",
     "bound",
     "configure",
     "configured",
     "current_transaction",
     "current_xid",
+    "fence_ddl",
     "global_lock",
     "global_transaction",
     "local_transaction",
     "resume",
     "suspend",
     "suspended",
+    "tcc_transaction",
     "transaction",
     "undo_log_ddl",
 ]

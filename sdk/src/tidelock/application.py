@@ -18,7 +18,7 @@ import os
 import socket
 import ssl
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -237,11 +237,34 @@ atexit.register(_exit)
 
 _default: Application | None = None
 
+_declared: Final[list[Callable[[], Callable[[Application], object] | None]]] = []
+"""Weakly, what is to be told of the configured application."""
+
+
+def declare(attach: Callable[[Application], object]) -> None:
+    """Have a bound method called with the application that is configured, now or later.
+
+    For what is made by decorators when modules are imported, and is to be attached before anybody
+    uses it: the coordinator may ask for what another process has left behind. The method's object
+    is not kept alive.
+    """
+    _declared.append(weakref.WeakMethod(attach))
+    if _default is not None:
+        # One that is closed has nothing to answer for; another one may be configured.
+        with contextlib.suppress(ClientClosedError):
+            attach(_default)
+
+
+def _announce(application: Application) -> None:
+    for attach in [found for each in _declared if (found := each()) is not None]:
+        attach(application)
+
 
 def configure(application: Application) -> Application:
     """Make an application the one that is found when none is named. Returns it."""
     global _default  # noqa: PLW0603 (a process has one, as it has one log)
     _default = application
+    _announce(application)
     return application
 
 
@@ -251,6 +274,7 @@ def configured_during(application: Application) -> Iterator[Application]:
     global _default  # noqa: PLW0603 (as above)
     before, _default = _default, application
     try:
+        _announce(application)
         yield application
     finally:
         _default = before

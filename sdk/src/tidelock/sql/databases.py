@@ -56,6 +56,13 @@ class Database:
             return await in_worker(lambda: drive(self._run(work)))
         return await self._run(work)
 
+    async def run_here(self, work: Work[T]) -> T:
+        """As `run`, in the caller's own thread: with a blocking driver it never waits.
+
+        Raises: what opening and the work raise.
+        """
+        return await self._run(work)
+
     async def _run(self, work: Work[T]) -> T:
         session = self._take()
         if session is None:

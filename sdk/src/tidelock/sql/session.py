@@ -42,6 +42,11 @@ class Session(Protocol):
         ...
 
     @property
+    def connection(self) -> Any:
+        """The driver's own connection."""
+        ...
+
+    @property
     def style(self) -> Style:
         """How its driver writes placeholders."""
         ...

@@ -27,6 +27,11 @@ class AiosqliteSession:
         self._inner = SQLite3Session(connection._conn)
 
     @property
+    def connection(self) -> Any:
+        """The driver's own connection."""
+        return self._connection
+
+    @property
     def in_transaction(self) -> bool:
         """As SQLite knows."""
         return bool(self._connection.in_transaction)

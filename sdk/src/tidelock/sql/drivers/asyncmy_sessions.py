@@ -25,6 +25,11 @@ class AsyncmySession:
         self._connection = connection
 
     @property
+    def connection(self) -> Any:
+        """The driver's own connection."""
+        return self._connection
+
+    @property
     def in_transaction(self) -> bool:
         """As the server said with its last answer."""
         return bool(self._connection.get_transaction_status())

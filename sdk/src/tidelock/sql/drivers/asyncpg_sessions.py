@@ -28,6 +28,11 @@ class AsyncpgSession:
         self._connection = connection
 
     @property
+    def connection(self) -> Any:
+        """The driver's own connection."""
+        return self._connection
+
+    @property
     def in_transaction(self) -> bool:
         """As the server said with its last answer."""
         return bool(self._connection.is_in_transaction())

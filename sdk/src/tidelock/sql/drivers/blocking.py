@@ -20,6 +20,11 @@ class BlockingSession:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection."""
+        return self._connection
+
     def _cursor(self) -> Any:
         return self._connection.cursor()
 

@@ -126,6 +126,11 @@ class AdaptedSession:
         self._inner = session_of(self._driver)
 
     @property
+    def connection(self) -> Any:
+        """SQLAlchemy's connection."""
+        return self._connection
+
+    @property
     def in_transaction(self) -> bool:
         """As the driver knows."""
         return self._inner.in_transaction

@@ -1,0 +1,220 @@
+"""The fence in the database of the resource: each step and its row are one local transaction."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from tidelock.crash_points import reached
+from tidelock.errors import ProblemError
+from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
+from tidelock.sql.session import Session
+from tidelock.tcc.context import ActionContext, encoded
+from tidelock.tcc.errors import TryRefusedError
+from tidelock.tcc.fence import (
+    CANNOT_CANCEL,
+    CANNOT_CONFIRM,
+    COMMITTED,
+    NOT_TRIED,
+    ROLLED_BACK,
+    Work,
+)
+from tidelock.tcc.fence_table import FenceRow, FenceStatus
+from tidelock.tcc.source import TccDataSource, begin, check_open
+from tidelock.transaction.shielding import Protect
+
+_STATUSES = {
+    FenceStatus.TRIED: BranchStatus.PREPARED,
+    FenceStatus.CONFIRMED: BranchStatus.COMMITTED,
+    FenceStatus.CANCELLED: BranchStatus.ROLLED_BACK,
+    FenceStatus.SUSPENDED: BranchStatus.ROLLED_BACK,
+}
+
+
+class DatabaseFence:
+    """The fence of one action. Implements `tidelock.tcc.fence.Fence`."""
+
+    def __init__(self, source: TccDataSource, name: str) -> None:
+        self._source = source
+        self._name = name
+
+    # --- Try
+
+    async def run_try(
+        self, context: ActionContext, work: Work, cancel: Work, protect: Protect
+    ) -> Any:
+        """Insert the row and run the Try, in one local transaction."""
+
+        async def run(session: Session) -> Any:
+            await begin(session)
+            try:
+                value = await self._try(session, context, work)
+                reached("tcc.before-try-commit")
+                await protect(session.commit())
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    await protect(session.rollback())
+                raise
+            reached("tcc.after-try-commit")
+            return value
+
+        given = self._source.given()
+        return await (self._source.database.run_here(run) if given is None else run(given))
+
+    async def _try(self, session: Session, context: ActionContext, work: Work) -> Any:
+        table, branch = self._source.table(session), (context.xid, context.branch_id)
+        before = encoded(self._name, context.data)
+        reached("tcc.before-fence-row")
+        try:
+            await table.insert(session, branch, self._name, FenceStatus.TRIED, before)
+        except Exception as error:
+            if not session.dialect.is_duplicate(error):
+                raise
+            raise TryRefusedError(
+                f"{self._name} was called too late: its transaction {context.xid} was rolled back"
+            ) from error
+        reached("tcc.after-fence-row")
+        value = await work(context.on(session.connection))
+        after = encoded(self._name, context.data)
+        if after != before:
+            await table.put_data(session, branch, after)
+        await check_open(session)
+        return value
+
+    async def take_back(
+        self, context: ActionContext, cancel: Work, refused: ProblemError, protect: Protect
+    ) -> None:
+        """Cancel at once when the transaction has ended; else the coordinator will ask for it.
+
+        Guards of ended transactions go after a while, so a Try that comes still later meets none,
+        and nobody asks for its Cancel any more.
+        """
+        standing = refused.transaction
+        if standing is not None and standing.ended_at is None:
+            return
+
+        async def run(session: Session) -> None:
+            table, branch = self._source.table(session), (context.xid, context.branch_id)
+            await begin(session)
+            row = await table.read(session, branch, locks=True)
+            if row is not None and row.status is FenceStatus.TRIED:
+                await cancel(context.on(session.connection))
+                await check_open(session)
+            # Nothing can come after this any more, so there is nothing to guard.
+            await table.delete(session, [branch])
+            reached("tcc.before-take-back-commit")
+            await session.commit()
+            reached("tcc.after-take-back-commit")
+
+        await protect(self._source.database.run_here(run))
+
+    # --- Confirm and Cancel
+
+    async def confirm(self, call: BranchCall, work: Work) -> PhaseTwoResult:
+        """Say so in the row and run the Confirm, in one local transaction."""
+
+        async def run(session: Session) -> PhaseTwoResult:
+            table, branch = self._source.table(session), (call.xid, call.branch_id)
+            await begin(session)
+            row = await table.read(session, branch, locks=True)
+            if row is None or row.status is not FenceStatus.TRIED:
+                await session.rollback()
+                return _confirmed_before(row)
+            reached("tcc.before-confirm")
+            await table.put_status(session, branch, FenceStatus.CONFIRMED)
+            await work(self._context(call, row, session))
+            await check_open(session)
+            reached("tcc.before-confirm-commit")
+            await session.commit()
+            reached("tcc.after-confirm-commit")
+            return COMMITTED
+
+        return await self._source.database.run(run)
+
+    async def cancel(self, call: BranchCall, work: Work) -> PhaseTwoResult:
+        """Say so in the row and run the Cancel, in one local transaction.
+
+        Without a row there is nothing to cancel: a row keeps the Try from being done later.
+        """
+
+        async def run(session: Session) -> PhaseTwoResult:
+            table, branch = self._source.table(session), (call.xid, call.branch_id)
+            await begin(session)
+            # Not locked at first: in MySQL two that lock where there is no row, and then insert
+            # it, wait for each other.
+            if await table.read(session, branch, locks=False) is None:
+                return await self._suspend(session, call)
+            row = await table.read(session, branch, locks=True)
+            if row is None or row.status is not FenceStatus.TRIED:
+                await session.rollback()
+                return _cancelled_before(row)
+            reached("tcc.before-cancel")
+            await table.put_status(session, branch, FenceStatus.CANCELLED)
+            await work(self._context(call, row, session))
+            await check_open(session)
+            reached("tcc.before-cancel-commit")
+            await session.commit()
+            reached("tcc.after-cancel-commit")
+            return ROLLED_BACK
+
+        return await self._source.database.run(run)
+
+    async def _suspend(self, session: Session, call: BranchCall) -> PhaseTwoResult:
+        """Raises: a duplicate, when the Try was done meanwhile: the coordinator asks again."""
+        branch = (call.xid, call.branch_id)
+        reached("tcc.before-suspend")
+        await self._source.table(session).insert(
+            session, branch, self._name, FenceStatus.SUSPENDED, "{}"
+        )
+        reached("tcc.before-suspend-commit")
+        await session.commit()
+        reached("tcc.after-suspend-commit")
+        return ROLLED_BACK
+
+    async def status(self, call: BranchCall) -> BranchStatus:
+        """Tell from the row."""
+
+        async def look(session: Session) -> BranchStatus:
+            branch = (call.xid, call.branch_id)
+            row = await self._source.table(session).read(session, branch, locks=False)
+            if session.in_transaction:
+                await session.rollback()
+            return BranchStatus.UNKNOWN if row is None else _STATUSES[row.status]
+
+        return await self._source.database.run(look)
+
+    async def forget(self, ended: Sequence[BranchCall]) -> None:
+        """Delete the rows."""
+
+        async def delete(session: Session) -> None:
+            await begin(session)
+            reached("tcc.before-delete")
+            branches = [(call.xid, call.branch_id) for call in ended]
+            await self._source.table(session).delete(session, branches)
+            await session.commit()
+            reached("tcc.after-delete")
+
+        await self._source.database.run(delete)
+
+    def _context(self, call: BranchCall, row: FenceRow, session: Session) -> ActionContext:
+        return ActionContext(
+            xid=call.xid,
+            branch_id=call.branch_id,
+            name=self._name,
+            data=row.data,
+            connection=session.connection,
+        )
+
+
+def _confirmed_before(row: FenceRow | None) -> PhaseTwoResult:
+    if row is None:
+        return NOT_TRIED
+    return COMMITTED if row.status is FenceStatus.CONFIRMED else CANNOT_CONFIRM
+
+
+def _cancelled_before(row: FenceRow | None) -> PhaseTwoResult:
+    if row is None:
+        # It was deleted meanwhile: only of a transaction that is finished.
+        return ROLLED_BACK
+    return CANNOT_CANCEL if row.status is FenceStatus.CONFIRMED else ROLLED_BACK

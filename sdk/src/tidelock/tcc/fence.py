@@ -1,0 +1,78 @@
+"""What keeps the steps of a branch from being done twice, late, or undone before they were done.
+
+| step | no row | tried | confirmed | cancelled, suspended |
+|---|---|---|---|---|
+| try | insert *tried*, run | refuse | refuse | refuse |
+| confirm | not now | *confirmed*, run | done already | refuse |
+| cancel | insert *suspended* | *cancelled*, run | refuse | done already |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol
+
+from tidelock.errors import ProblemError
+from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult, PhaseTwoStatus
+from tidelock.tcc.context import ActionContext
+from tidelock.transaction.shielding import Protect
+
+Work = Callable[[ActionContext], Awaitable[Any]]
+"""A Try, a Confirm or a Cancel."""
+
+
+class Fence(Protocol):
+    """Lets the steps of the branches of one action pass."""
+
+    async def run_try(
+        self, context: ActionContext, work: Work, cancel: Work, protect: Protect
+    ) -> Any:
+        """Run a Try, in the caller's thread or task; return what it returns.
+
+        `cancel` is for a Try that turns out to be too late when it is done already.
+
+        `protect` runs what is to come to its end when the caller is cancelled.
+
+        Raises:
+            TryRefusedError: the branch was cancelled before.
+            FenceError, and whatever the Try and the driver raise.
+        """
+        ...
+
+    async def take_back(
+        self, context: ActionContext, cancel: Work, refused: ProblemError, protect: Protect
+    ) -> None:
+        """Undo a Try that was done, and that the coordinator does not want any more."""
+        ...
+
+    async def confirm(self, call: BranchCall, work: Work) -> PhaseTwoResult:
+        """Run a Confirm unless it was run before."""
+        ...
+
+    async def cancel(self, call: BranchCall, work: Work) -> PhaseTwoResult:
+        """Run a Cancel unless it was run before, or there is nothing to cancel."""
+        ...
+
+    async def status(self, call: BranchCall) -> BranchStatus:
+        """Tell what became of a branch."""
+        ...
+
+    async def forget(self, ended: Sequence[BranchCall]) -> None:
+        """Delete what is kept of branches whose transaction is finished."""
+        ...
+
+
+COMMITTED: Final = PhaseTwoResult(status=PhaseTwoStatus.COMMITTED)
+ROLLED_BACK: Final = PhaseTwoResult(status=PhaseTwoStatus.ROLLED_BACK)
+NOT_TRIED: Final = PhaseTwoResult(
+    status=PhaseTwoStatus.COMMIT_FAILED_RETRYABLE,
+    detail="the fence knows of no Try that could be confirmed",
+)
+CANNOT_CONFIRM: Final = PhaseTwoResult(
+    status=PhaseTwoStatus.COMMIT_FAILED_UNRETRYABLE,
+    detail="the fence says that this branch was cancelled",
+)
+CANNOT_CANCEL: Final = PhaseTwoResult(
+    status=PhaseTwoStatus.ROLLBACK_FAILED_UNRETRYABLE,
+    detail="the fence says that this branch was confirmed",
+)
