@@ -64,8 +64,8 @@ def rabbitmq_server() -> Iterator[Broker]:
     # Debian's wrapper wants to be its own user; what it wraps does not.
     inner = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
     program = str(inner) if inner.exists() else found
-    port, distribution = _free_port(), _free_port()
-    with _folder() as folder:
+    port, distribution, mapper = _free_port(), _free_port(), _free_port()
+    with _folder() as folder, _port_mapper(mapper):
         (folder / "plugins").write_text("[].\n")
         settings = {
             "HOME": str(folder),
@@ -80,10 +80,32 @@ def rabbitmq_server() -> Iterator[Broker]:
             "RABBITMQ_CONFIG_FILE": str(folder / "none"),
             "RABBITMQ_SERVER_START_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(_free_port()),
+            "ERL_EPMD_PORT": str(mapper),
         }
         with _running(port, folder, [program], settings) as broker:
             yield broker
+
+
+@contextmanager
+def _port_mapper(port: int) -> Iterator[None]:
+    """Run Erlang's port mapper: one that Erlang starts by itself would outlive it."""
+    program = _program("epmd", "rabbitmq-server")
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig=KILL", program, "-address", "127.0.0.1", "-port", str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        ends_at = time.monotonic() + READY_WITHIN_S
+        while not _listens(port):
+            assert process.poll() is None, "Erlang's port mapper ended"
+            assert time.monotonic() < ends_at, "Erlang's port mapper does not listen"
+            time.sleep(0.02)
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
