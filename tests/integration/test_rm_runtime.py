@@ -110,11 +110,11 @@ async def test_everything_that_is_asked_is_answered_and_counted(api: Api) -> Non
     async with applying(api) as application:
         application.attach(database := Recording())
         session_id = await application.session_id(application.awaiting)
-        # A sweep is passed over, and asked of a release that knows it.
-        known = [kind for kind in CallKind if kind is not CallKind.SWEEP]
-        said = [(await call(api, session_id, kind)).status for kind in known]
-        assert said == ["COMMITTED", "ROLLED_BACK", "UNKNOWN", "CLEANED"]
+        said = [(await call(api, session_id, kind)).status for kind in CallKind]
+        assert said == ["COMMITTED", "ROLLED_BACK", "UNKNOWN", "CLEANED", "CLEAN_FAILED"]
         assert database.asked == ["commit", "rollback", "status", "clean"]
+        # A sweep is for resources that can: this one says that it cannot.
+        assert application.health().errors == 1
         elsewhere = await call(api, session_id, mode="XA")
         assert elsewhere.detail == "this process has no XA db"
         health = application.health()

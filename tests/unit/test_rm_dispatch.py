@@ -69,6 +69,14 @@ class Database:
         await self.go.wait()
 
 
+class Sweeper(Database):
+    """One that sweeps as well."""
+
+    async def sweep(self) -> None:
+        self.begun.append(("sweep", self.resource_id))
+        await self.go.wait()
+
+
 class Asking:
     """A coordinator."""
 
@@ -96,6 +104,7 @@ class Asking:
         calls = tuple(
             BranchCall(xid=each, branch_id=1, mode="AT", resource_id=resource_id, epoch=epoch)
             for each in (xid, *also)
+            if kind is not CallKind.SWEEP
         )
         self.dispatcher.ask(
             Question(kind=kind, mode=mode, resource_id=resource_id, epoch=epoch, calls=calls),
@@ -119,12 +128,13 @@ async def answer_of(asked: asyncio.Future[Answer]) -> Answer:
 
 
 async def test_each_question_is_answered_with_what_the_resource_says() -> None:
-    asking = Asking(Database())
+    asking = Asking(Sweeper())
     said = [(await answer_of(asking.ask(kind=kind))).status for kind in CallKind]
     assert said == [
         PhaseTwoStatus.COMMITTED,
         PhaseTwoStatus.ROLLED_BACK,
         BranchStatus.PREPARED,
+        Cleaning.CLEANED,
         Cleaning.CLEANED,
     ]
     assert asking.dispatcher.results[CallKind.COMMIT, PhaseTwoStatus.COMMITTED] == 1
@@ -137,6 +147,23 @@ async def test_a_clean_tells_of_all_its_branches_at_once() -> None:
     asking = Asking(database)
     await answer_of(asking.ask("a", CallKind.CLEAN, also=["b", "c"]))
     assert database.cleaned == [["a", "b", "c"]]
+
+
+async def test_a_sweep_is_of_one_resource_and_joined_when_it_is_asked_for_again() -> None:
+    one, other = Sweeper("a", waits=True), Sweeper("b")
+    asking = Asking(one, other)
+    asked = [asking.ask(kind=CallKind.SWEEP, resource_id="a") for _ in range(2)]
+    swept = await answer_of(asking.ask(kind=CallKind.SWEEP, resource_id="b"))
+    assert swept.status is Cleaning.CLEANED
+    one.go.set()
+    assert {(await answer_of(each)).status for each in asked} == {Cleaning.CLEANED}
+    assert one.begun == [("sweep", "a")]
+
+
+async def test_what_cannot_sweep_says_so() -> None:
+    answer = await answer_of(Asking(Database()).ask(kind=CallKind.SWEEP))
+    assert answer.status is Cleaning.CLEAN_FAILED
+    assert answer.detail == "NotImplementedError: Database has no sweep"
 
 
 async def test_a_question_that_comes_again_meanwhile_gets_the_same_answer(

@@ -53,8 +53,7 @@ def test_nodes_read_what_a_process_says() -> None:
 
 
 def test_both_sides_know_the_same_words_and_bounds() -> None:
-    # What is not answered is asked for again, until a release that sweeps is connected.
-    assert {*map(str, CallKind)} == {*map(str, of_nodes.CallKind)} - {"sweep"}
+    assert {*map(str, CallKind)} == {*map(str, of_nodes.CallKind)}
     for kind, results in messages.RESULTS.items():
         expected = of_nodes.EXPECTED[of_nodes.CallKind(kind.value)]
         assert {status.value for status in results} == {status.value for status in expected}

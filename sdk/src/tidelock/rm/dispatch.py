@@ -22,7 +22,7 @@ import msgspec
 from tidelock.crash_points import reached
 from tidelock.rm import failures
 from tidelock.rm.messages import GREATEST_DETAIL, NOT_NOW, RESULTS, CallKind, Cleaning, Status
-from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult, Resource
+from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult, Resource, Sweeping
 from tidelock.rm.roster import Roster
 
 CALLS_AT_ONCE: Final = 8
@@ -47,12 +47,17 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     resource_id: str
     epoch: int
     calls: tuple[BranchCall, ...]
-    """One; several of a `clean`."""
+    """One; several of a `clean`, none of a `sweep`."""
 
     @property
     def branches(self) -> tuple[tuple[str, int], ...]:
         """Of which it is asked."""
         return tuple((call.xid, call.branch_id) for call in self.calls)
+
+    @property
+    def about(self) -> tuple[str, int]:
+        """Of what one thing is asked at a time: the first branch, else the whole resource."""
+        return self.branches[0] if self.calls else (f"{self.mode} {self.resource_id}", 0)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +87,8 @@ class _Job:
 
     def is_of(self, question: Question) -> bool:
         mine = self.question
-        return mine.kind is question.kind and mine.branches == question.branches
+        alike = mine.kind is question.kind and mine.about == question.about
+        return alike and mine.branches == question.branches
 
 
 class _Lane:
@@ -130,7 +136,7 @@ class Dispatcher:
         if self._closing:
             self._refuse(question, (asker,), "the process ends")
             return
-        following = self._of_branch.get(question.branches[0], ())
+        following = self._of_branch.get(question.about, ())
         for job in following:
             if job.is_of(question):
                 self.counts["repeated"] += 1
@@ -151,7 +157,7 @@ class Dispatcher:
 
     def _queue(self, lane: _Lane, job: _Job) -> None:
         self._jobs[job] = None
-        jobs = self._of_branch.setdefault(job.question.branches[0], deque())
+        jobs = self._of_branch.setdefault(job.question.about, deque())
         jobs.append(job)
         if len(jobs) == 1:
             lane.waiting.append(job)
@@ -190,10 +196,10 @@ class Dispatcher:
             answer = await _asked(resource, question)
         except Exception as error:
             self.counts["errors"] += 1
-            first = question.calls[0]
+            xid, branch_id = question.about
             _log.error(
                 "%s of branch %d of %s on %s failed and will be asked for again: %s (%s)",
-                *(question.kind, first.branch_id, first.xid, question.resource_id),
+                *(question.kind, branch_id, xid, question.resource_id),
                 *(failures.told(error), failures.places(error)),
             )
             return _not_now(question.kind, failures.told(error))
@@ -204,7 +210,7 @@ class Dispatcher:
         lane.running -= 1
         self.running -= 1
         del self._jobs[job]
-        branch = job.question.branches[0]
+        branch = job.question.about
         jobs = self._of_branch[branch]
         jobs.remove(job)
         if jobs:
@@ -256,7 +262,7 @@ class Dispatcher:
         self._held = False
         for job in [each for each in self._jobs if not each.begun]:
             del self._jobs[job]
-            self._of_branch[job.question.branches[0]].remove(job)
+            self._of_branch[job.question.about].remove(job)
             self._refuse(job.question, job.askers, "the process ends")
         self._of_branch = {branch: jobs for branch, jobs in self._of_branch.items() if jobs}
         for lane in self._lanes.values():
@@ -304,14 +310,18 @@ async def _asked(resource: Resource, question: Question) -> Answer:
 
     Raises: what the resource raises; TypeError: what it returns answers something else.
     """
-    call = question.calls[0]
     match question.kind:
         case CallKind.COMMIT:
-            returned: object = await resource.commit(call)
+            returned: object = await resource.commit(question.calls[0])
         case CallKind.ROLLBACK:
-            returned = await resource.rollback(call)
+            returned = await resource.rollback(question.calls[0])
         case CallKind.STATUS:
-            returned = await resource.status(call)
+            returned = await resource.status(question.calls[0])
+        case CallKind.SWEEP if isinstance(resource, Sweeping):
+            await resource.sweep()
+            returned = Cleaning.CLEANED
+        case CallKind.SWEEP:
+            raise NotImplementedError(f"{type(resource).__name__} has no sweep")
         case CallKind.CLEAN:
             await resource.clean(question.calls)
             returned = Cleaning.CLEANED
@@ -329,7 +339,7 @@ def _answer_from(kind: CallKind, returned: object) -> Answer | None:
         return Answer(status=returned.status, detail=detail, not_found=returned.not_found)
     if isinstance(returned, BranchStatus) and kind is CallKind.STATUS:
         return Answer(status=returned)
-    if isinstance(returned, Cleaning) and kind is CallKind.CLEAN:
+    if isinstance(returned, Cleaning) and kind in (CallKind.CLEAN, CallKind.SWEEP):
         return Answer(status=returned)
     return None
 

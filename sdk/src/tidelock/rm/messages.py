@@ -40,10 +40,11 @@ class CallKind(enum.StrEnum):
     ROLLBACK = "branch-rollback"
     STATUS = "branch-status"
     CLEAN = "clean"
+    SWEEP = "sweep"
 
 
 class Cleaning(enum.StrEnum):
-    """What a `clean` came to."""
+    """What a `clean` or a `sweep` came to."""
 
     CLEANED = "CLEANED"
     CLEAN_FAILED = "CLEAN_FAILED"
@@ -64,6 +65,7 @@ RESULTS: Final[dict[CallKind, tuple[Status, ...]]] = {
     ),
     CallKind.STATUS: tuple(BranchStatus),
     CallKind.CLEAN: tuple(Cleaning),
+    CallKind.SWEEP: tuple(Cleaning),
 }
 """Which results answer which question."""
 
@@ -72,6 +74,7 @@ NOT_NOW: Final[dict[CallKind, Status]] = {
     CallKind.ROLLBACK: PhaseTwoStatus.ROLLBACK_FAILED_RETRYABLE,
     CallKind.STATUS: BranchStatus.UNKNOWN,
     CallKind.CLEAN: Cleaning.CLEAN_FAILED,
+    CallKind.SWEEP: Cleaning.CLEAN_FAILED,
 }
 """What is answered when a question was not gone into: it is asked again."""
 
@@ -166,6 +169,15 @@ class CleanAsked(_Called, frozen=True, kw_only=True, tag="clean"):
     """Forget the guards of `branches`, or of the one that is named when there are none."""
 
 
+class SweepAsked(_Message, frozen=True, kw_only=True, tag_field="type", tag="sweep"):
+    """Find out which guards of a resource are of finished transactions, and forget those."""
+
+    request_id: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    mode: str
+    resource_id: str
+    epoch: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Complaint(_Message, frozen=True, kw_only=True, tag="error"):
     """What was wrong with a message. The channel is closed behind it."""
 
@@ -179,13 +191,14 @@ class GoElsewhere(_Message, frozen=True, kw_only=True, tag="go-elsewhere"):
     reason: str = ""
 
 
-Asked = CommitAsked | RollbackAsked | StatusAsked | CleanAsked
+Asked = CommitAsked | RollbackAsked | StatusAsked | CleanAsked | SweepAsked
 
 KIND_OF: Final[dict[type[Asked], CallKind]] = {
     CommitAsked: CallKind.COMMIT,
     RollbackAsked: CallKind.ROLLBACK,
     StatusAsked: CallKind.STATUS,
     CleanAsked: CallKind.CLEAN,
+    SweepAsked: CallKind.SWEEP,
 }
 
 

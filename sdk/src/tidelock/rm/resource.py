@@ -110,3 +110,17 @@ class SessionBound(Protocol):
         no session is given out, before it returns, for up to 30 s.
         """
         ...
+
+
+@runtime_checkable
+class Sweeping(Protocol):
+    """What a resource has besides when it can find by itself which of its guards are over."""
+
+    async def sweep(self) -> None:
+        """Look through all guards, ask the cluster which transactions are over, forget those.
+
+        It is asked for when more was to be cleaned than the cluster notes, and again until it
+        returns. The answer is waited for for 120 s; what takes longer goes on, and is joined when
+        it is asked for again.
+        """
+        ...

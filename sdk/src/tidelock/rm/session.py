@@ -35,6 +35,7 @@ from tidelock.rm.messages import (
     Leave,
     Register,
     Result,
+    SweepAsked,
     Unreadable,
     Welcome,
 )
@@ -398,6 +399,15 @@ async def _tell(resource: SessionBound, session_id: int) -> None:
 
 
 def _question(asked: Asked) -> Question:
+    kind = KIND_OF[type(asked)]
+    if isinstance(asked, SweepAsked):
+        return Question(
+            kind=kind,
+            mode=asked.mode,
+            resource_id=asked.resource_id,
+            epoch=asked.epoch,
+            calls=(),
+        )
     first = BranchCall(
         xid=asked.xid,
         branch_id=asked.branch_id,
@@ -408,7 +418,6 @@ def _question(asked: Asked) -> Question:
         phase_one_done=asked.phase_one_done,
         owner_gone=asked.owner_gone,
     )
-    kind = KIND_OF[type(asked)]
     calls: tuple[BranchCall, ...] = (first,)
     if kind is CallKind.CLEAN and asked.branches:
         calls = tuple(
