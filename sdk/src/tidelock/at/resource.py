@@ -95,7 +95,7 @@ class AtDataSource:
                 cursor.execute("UPDATE stock SET count = count - 1 WHERE id = %s", (7,))
                 connection.commit()
 
-    The table `undo_log` must be there: `tidelock undo-log ddl` prints how to make it. Outside of
+    The table `undo_log` must be there: `tidelock undo-log ddl` prints what makes it. Outside of
     global transactions its connections are as without it.
     """
 

@@ -169,6 +169,9 @@ class XaSource:
     async def clean(self, ended: Sequence[BranchCall]) -> None:
         """Nothing is kept of branches that have ended."""
 
+    async def sweep(self) -> None:
+        """Nothing is kept, so there is nothing to look through."""
+
     async def prepared(self) -> list[BranchName]:
         """Return the branches that the database holds prepared; on MySQL those of all databases."""
         return await self._in_session(self.server.prepared)
