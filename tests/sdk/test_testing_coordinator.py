@@ -152,6 +152,22 @@ def test_a_branch_that_cannot_follow_the_decision_is_told_as_what_it_is(
     assert len(coordinator.leftovers()) == 2
 
 
+def test_who_cannot_be_told_any_more_leaves_guards_that_need_not_count(
+    coordinator: Coordinator, tidelock_application: tidelock.Application
+) -> None:
+    class Deaf(Stock):
+        async def clean(self, ended: Sequence[BranchCall]) -> None:
+            raise RuntimeError("the database is away")
+
+    tidelock_application.attach(Deaf())
+    with tidelock.transaction():
+        take(tidelock_application, "a-1")
+    tidelock_application.close()
+    coordinator.assert_clean(guards=False)
+    (left,) = coordinator.leftovers()
+    assert left.endswith("was not cleaned")
+
+
 def test_branches_that_follow_later_do_not_hold_up_the_end_of_a_block(
     coordinator: Coordinator, tidelock_application: tidelock.Application
 ) -> None:

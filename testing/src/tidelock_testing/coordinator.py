@@ -111,24 +111,27 @@ class Coordinator:
             time.sleep(_LOOK_EVERY_S)
         return found
 
-    def leftovers(self, *, sessions: bool = False) -> list[str]:
+    def leftovers(self, *, sessions: bool = False, guards: bool = True) -> list[str]:
         """Return what transactions have left behind, a line for each thing; empty when all is over.
 
         That are transactions that have not ended, rows that are locked, requests that wait, and
         branches of which no resource manager has been told that their guards (undo rows, fences)
         can go. With `sessions`, also those of resource managers, which end when their application
-        is closed.
+        is closed. Without `guards` such branches do not count: when the only process that could be
+        told of them has ended.
         """
-        return self._run(self._leftovers(sessions=sessions))
+        return self._run(self._leftovers(sessions=sessions, guards=guards))
 
-    def assert_clean(self, within_s: float = 10.0, *, sessions: bool = False) -> None:
+    def assert_clean(
+        self, within_s: float = 10.0, *, sessions: bool = False, guards: bool = True
+    ) -> None:
         """Wait until nothing is left behind.
 
         Raises:
             AssertionError: something is; it is listed. See `leftovers`.
         """
         ends_at = time.monotonic() + within_s
-        while left := self.leftovers(sessions=sessions):
+        while left := self.leftovers(sessions=sessions, guards=guards):
             if time.monotonic() >= ends_at:
                 raise AssertionError("left behind:\n" + "\n".join(f"  {line}" for line in left))
             time.sleep(_LOOK_EVERY_S)
@@ -175,9 +178,9 @@ class Coordinator:
 
     # --- its thread
 
-    async def _leftovers(self, *, sessions: bool) -> list[str]:
+    async def _leftovers(self, *, sessions: bool, guards: bool) -> list[str]:
         node = self._serving.node
-        return leftovers(node.machine, node.machine_store, sessions=sessions)
+        return leftovers(node.machine, node.machine_store, sessions=sessions, guards=guards)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

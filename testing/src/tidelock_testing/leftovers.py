@@ -27,7 +27,7 @@ _ENDED: Final = frozenset(
 )
 
 
-def leftovers(machine: Machine, reader: Reader, *, sessions: bool) -> list[str]:
+def leftovers(machine: Machine, reader: Reader, *, sessions: bool, guards: bool) -> list[str]:
     """Return a line for each transaction that has not ended, row lock, wait, guard and session."""
     found: list[str] = []
     cursor: str | None = None
@@ -48,7 +48,8 @@ def leftovers(machine: Machine, reader: Reader, *, sessions: bool) -> list[str]:
             for row in locked
         ]
     found += _waits(reader)
-    found += _guards(reader)
+    if guards:
+        found += _guards(reader)
     if sessions:
         found += [
             f"session {each.session_id} of {each.application_id} on {each.host} has not ended"

@@ -111,4 +111,5 @@ def test_the_orm_of_django_takes_part(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == PRINTED
-    tidelock_coordinator.assert_clean()
+    # The process has ended, so what it was still to be told waits for the next one.
+    tidelock_coordinator.assert_clean(guards=False)
