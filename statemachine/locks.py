@@ -245,19 +245,34 @@ class Locks:
         self._lapse(lock, place)
         self._close(lock, place)
 
-    def expire(self, timer_id: bytes, place: int) -> None:
-        """Do what the timer of a lock is for: end what is over, and look again for the rest."""
+    def put_off(self, due_ms: int, timer_id: bytes) -> int | None:
+        """Move the timer of a lock to the end of what it is for.
+
+        Returns when it is due now, or None when that end has come: then it `expire`s. A timer that
+        is moved does nothing else, so that what was due in between is done before.
+        """
         lock = self._load(keys.name_of(timer_id), timer_id)
-        row, elapsed_ms = lock.row, self._state.elapsed_ms
-        self._disarm(lock)
-        if row.released is not None and row.released.forgotten_ms <= elapsed_ms:
-            row.released = None
-        if row.exclusive is not None and row.exclusive.expires_ms <= elapsed_ms:
-            self._end_lease(lock, row.exclusive, place)
+        row = lock.row
         if row.exclusive is not None:
-            self._arm(lock, row.exclusive.expires_ms)
-        if row.released is not None:
-            self._arm(lock, row.released.forgotten_ms)
+            ends_ms = row.exclusive.expires_ms
+        elif row.released is not None:
+            ends_ms = row.released.forgotten_ms
+        else:
+            return None
+        if ends_ms <= due_ms:
+            return None
+        self._disarm(lock)
+        self._arm(lock, ends_ms)
+        self._writes.put(keys.LOCK + lock.key, encode_lock(row))
+        return ends_ms
+
+    def expire(self, timer_id: bytes, place: int) -> None:
+        """Do what the timer of a lock is for, which is over."""
+        lock = self._load(keys.name_of(timer_id), timer_id)
+        self._disarm(lock)
+        lock.row.released = None
+        if lock.row.exclusive is not None:
+            self._end_lease(lock, lock.row.exclusive, place)
         self._close(lock, place)
 
     def expire_shared(self, timer_id: bytes, place: int) -> None:

@@ -7,6 +7,7 @@ which the process must stop and the store is as it was before the entry.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
@@ -93,6 +94,7 @@ _UNIT_UNUSABLE: Final = Rejected(
     "out of range.",
 )
 
+_LOCK_EXPIRY: Final = TimerKind.LOCK_EXPIRY
 _TOO_MANY_TIMERS: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
     f"More than {timers.GREATEST_FIRING} timers are named. Fire fewer at once.",
@@ -492,16 +494,26 @@ class Machine:
         return change_routing(self._state, self._writes, self._changes, command, place)
 
     def _fire_timers(self, command: FireTimers, place: int) -> Outcome:
-        """Do each named timer that still stands and is due."""
+        """Do each named timer that still stands and is due, the first due first."""
         if len(command.timers) > timers.GREATEST_FIRING:
             return _TOO_MANY_TIMERS
         elapsed_ms = self._state.elapsed_ms
         fired = 0
-        for due_ms, kind, timer_id in command.timers:
+        left = sorted(command.timers)
+        last = left[-1] if left else ()
+        while left:
+            due_ms, kind, timer_id = heapq.heappop(left)
             if due_ms > elapsed_ms or not timers.is_armed(self._writes, due_ms, kind, timer_id):
                 continue
-            self._fire(due_ms, TimerKind(kind), timer_id, place)
             fired += 1
+            moved_ms = None
+            if kind == TimerKind.LOCK_EXPIRY:
+                moved_ms = self._locks.put_off(due_ms, timer_id)
+            if moved_ms is None:
+                self._fire(due_ms, TimerKind(kind), timer_id, place)
+            elif (moved := (moved_ms, kind, timer_id)) <= last:
+                # One that is due after the last is for the next command: others may be due before.
+                heapq.heappush(left, moved)
         return Applied(TimersFired(fired=fired))
 
     def _fire(  # noqa: PLR0912 - a case for each timer
