@@ -411,10 +411,7 @@ async def test_awaited_drivers_do_the_same(
     coordinator: Coordinator, database: Database, request: pytest.FixtureRequest
 ) -> None:
     driver = request.node.callspec.params["database"]
-    database.sql("CREATE TABLE stock (id INT PRIMARY KEY, n INT NOT NULL)")
-    database.sql("INSERT INTO stock VALUES (1, 10)")
-    source = XaSource(lambda: database.open(driver))
-    await source.aattach()
+    source = await awaited(database, driver)
     async with tidelock.transaction() as transaction, source.connection() as connection:
         await change(connection)
         await connection.commit() if driver == "asyncmy" else None
@@ -441,6 +438,127 @@ async def change(connection: Any) -> None:
             await cursor.execute(text)
     else:
         await connection.execute(text)
+
+
+@AWAITING
+@pytest.mark.parametrize("launches", [True, False], ids=["launcher", "participant"])
+async def test_blocks_of_one_task_share_a_branch_and_those_of_two_are_refused(
+    coordinator: Coordinator, database: Database, request: pytest.FixtureRequest, launches: bool
+) -> None:
+    source = await awaited(database, request.node.callspec.params["database"])
+
+    async def work() -> None:
+        async with source.connection() as outer:
+            await change(outer)
+            async with source.connection() as inner:
+                await change(inner)
+            if launches:
+                with pytest.raises(XaMisuseError):
+                    await asyncio.create_task(enter(source))
+
+    begun = await source.application.awaiting(lambda client: client.transactions.begin())
+    if launches:
+        async with tidelock.transaction() as transaction:
+            await work()
+        xid = transaction.xid
+    else:
+        xid = begun.xid
+        with tidelock.bound(xid):
+            await work()
+        await source.application.awaiting(lambda client: client.transactions.commit(xid))
+    assert await asyncio.to_thread(count, database) == 8
+    assert len(await asyncio.to_thread(branches, coordinator, xid)) == 1
+
+
+async def enter(source: XaSource) -> None:
+    async with source.connection():
+        pass
+
+
+async def awaited(database: Database, driver: str) -> XaSource:
+    """Return a source whose driver is awaited, over a table of stock."""
+    database.sql("CREATE TABLE stock (id INT PRIMARY KEY, n INT NOT NULL)")
+    database.sql("INSERT INTO stock VALUES (1, 10)")
+    source = XaSource(lambda: database.open(driver))
+    await source.aattach()
+    return source
+
+
+@SERVERS
+def test_the_drivers_own_block_does_not_end_the_branch(
+    coordinator: Coordinator, database: Database, source: XaSource
+) -> None:
+    with tidelock.transaction() as transaction, source.connection() as connection:
+        with connection:
+            take(connection)
+        assert count(database) == 10
+        take(connection)
+    assert transaction.status == "COMMITTED"
+    assert count(database) == 8
+    assert branches(coordinator, transaction.xid) == ["PHASE_TWO_COMMITTED"]
+
+
+@SERVERS
+def test_sql_that_ends_the_branch_is_never_taken_for_work_that_only_read(
+    coordinator: Coordinator, source: XaSource
+) -> None:
+    @tidelock.global_transaction
+    def purchase() -> None:
+        with source.connection() as connection, connection.cursor() as cursor:
+            take(connection)
+            cursor.execute("COMMIT")
+
+    with pytest.raises(Exception, match=r"leave COMMIT and ROLLBACK to tidelock|XAER_RMFAIL"):
+        purchase()
+    coordinator.wait_until(lambda: coordinator.transactions()[0].status == "ROLLED_BACK")
+    (branch,) = coordinator.transaction(coordinator.transactions()[0].xid).branches
+    assert branch.status != "PHASE_ONE_READ_ONLY"
+
+
+@SERVERS
+def test_a_branch_that_cannot_be_started_is_reported(
+    coordinator: Coordinator, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = XaSource(database.connect)
+    source.attach()
+
+    async def refuse(*_: object) -> int:
+        raise LookupError("no more branches")
+
+    monkeypatch.setattr(source.server, "start", refuse)
+
+    @tidelock.global_transaction
+    def purchase() -> None:
+        with pytest.raises(LookupError), source.connection():
+            pytest.fail("it began")
+
+    with pytest.raises(tidelock.TransactionRolledBackError, match=r"LookupError|reported"):
+        purchase()
+    coordinator.assert_clean()
+
+
+@SERVERS
+def test_a_connection_that_cannot_be_closed_holds_nothing_up(
+    coordinator: Coordinator,
+    database: Database,
+    source: XaSource,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(connection: Any) -> None:
+        connection.close()
+        raise LookupError("the network is away")
+
+    monkeypatch.setattr("tidelock.xa.source.closed", fail)
+
+    @tidelock.global_transaction
+    def purchase() -> None:
+        with source.connection() as connection:
+            take(connection)
+
+    with pytest.raises(LookupError, match="network"):
+        purchase()
+    coordinator.assert_clean()
+    assert count(database) == 10
 
 
 def test_sqlite_prepares_nothing(tmp_path: Any) -> None:

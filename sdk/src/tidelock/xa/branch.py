@@ -5,10 +5,8 @@ Written once, as coroutines over `Calls` and `Session`.
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import logging
-import threading
 from typing import Any, Final
 
 from tidelock.application import Application
@@ -81,8 +79,11 @@ class XaBranch:
         )
         reached("xa.after-register")
         name = BranchName(xid, registered.branch_id)
-        session = session_of(connection)
-        before = await server.start(session, name)
+        try:
+            before = await server.start(session_of(connection), name)
+        except Exception as error:
+            await _report_failure(calls, name, error)
+            raise
         reached("xa.after-start")
         return cls(connection, server, name, before)
 
@@ -93,8 +94,8 @@ class XaBranch:
 
     # --- who uses it
 
-    def take(self) -> None:
-        """Let the running task or thread use the connection; it may already.
+    def take(self, user: object) -> None:
+        """Let a task or thread use the connection; it may already.
 
         Raises: XaMisuseError: another one does, or the branch is over.
         """
@@ -102,7 +103,6 @@ class XaBranch:
             raise XaMisuseError(
                 f"the branch of {self.name.xid} is prepared or rolled back; nothing can be added"
             )
-        user = _running()
         if self._depth and self._user != user:
             raise XaMisuseError(
                 "two tasks or threads use the branch's one connection at once; within one "
@@ -165,23 +165,7 @@ class XaBranch:
             # The connection is closed next, which undoes what is not prepared.
             _log.warning("%s was not rolled back in its session: %s", self.name, failure)
         reached("xa.after-abandon")
-        name, kind = self.name, type(error).__name__
-        try:
-            await calls(
-                lambda client: client.branches.report(
-                    name.xid,
-                    name.branch_id,
-                    "PHASE_ONE_FAILED",
-                    error_type=kind,
-                    error_message=str(error)[:500],
-                )
-            )
-        except (NotFoundError, ConflictError):
-            # It is decided already, and not to commit: this branch never said that it is done.
-            return
-        except (OutcomeUnknownError, UnreachableError) as unheard:
-            # Without a report it cannot be committed either.
-            _log.warning("the failure of %s is not reported: %s", self.name, unheard)
+        await _report_failure(calls, self.name, error)
 
     async def _report(self, calls: Calls, status: ReportStatus) -> None:
         """Say that the branch is prepared; undo it when its transaction is over by now."""
@@ -198,9 +182,22 @@ class XaBranch:
             ) from error
 
 
-def _running() -> object:
+async def _report_failure(calls: Calls, name: BranchName, error: BaseException) -> None:
+    """Say that a branch can never be committed."""
+    kind = type(error).__name__
     try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return task if task is not None else threading.get_ident()
+        await calls(
+            lambda client: client.branches.report(
+                name.xid,
+                name.branch_id,
+                "PHASE_ONE_FAILED",
+                error_type=kind,
+                error_message=str(error)[:500],
+            )
+        )
+    except (NotFoundError, ConflictError):
+        # It is decided already, and not to commit: this branch never said that it is done.
+        return
+    except (OutcomeUnknownError, UnreachableError) as unheard:
+        # Without a report it cannot be committed either.
+        _log.warning("the failure of %s is not reported: %s", name, unheard)

@@ -38,6 +38,22 @@ class XaConnection(wrapt.ObjectProxy[Any]):
         self._self_branch.refuse("the application rolled back on the branch's connection")
         return _nothing() if self._self_awaited else None
 
+    def __enter__(self) -> Any:
+        """Nothing: what the driver's own block does at its end would end the branch."""
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is not None:
+            self.rollback()
+
+    async def __aenter__(self) -> Any:
+        """As `__enter__`."""
+        return self
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is not None:
+            await self.rollback()
+
     def close(self, *_: Any, **__: Any) -> Any:
         """Nothing: it is closed when the branch is prepared."""
         return _nothing() if self._self_awaited else None

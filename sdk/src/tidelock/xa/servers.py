@@ -15,12 +15,16 @@ from typing import Final, Protocol
 
 from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.sql.session import Session
+from tidelock.xa.errors import XaMisuseError
 from tidelock.xa.naming import BranchName, of_gid, of_recovered
 
 _XAER_NOTA: Final = 1397
 _UNDEFINED_OBJECT: Final = "42704"
 _LEAST_MARIADB: Final = (10, 5)
 _LEAST_MYSQL: Final = (8, 0)
+
+_MARK: Final = "tidelock.branch"
+"""A setting of the transaction, by which PostgreSQL tells that it is still the one we began."""
 
 _WRITES: Final = "'HANDLER_WRITE', 'HANDLER_UPDATE', 'HANDLER_DELETE'"
 
@@ -178,16 +182,25 @@ class PostgreSQLServer:
         """BEGIN; the name is told when it is prepared."""
         await session.rollback()
         await session.begin()
+        # It is gone when somebody ends the transaction behind our back.
+        await session.execute(f"SET LOCAL {_MARK} = {name.postgresql}")
         return 0
 
     async def changed(self, session: Session, before: int) -> bool:
         """A transaction that changed or locked anything has a number."""
-        found = await session.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
-        return bool(found.rows[0][0])
+        found = await session.execute(
+            f"SELECT current_setting('{_MARK}', true), pg_current_xact_id_if_assigned() IS NOT NULL"
+        )
+        mark, is_assigned = found.rows[0]
+        if not mark:
+            raise XaMisuseError(
+                "the application ended the branch's transaction with SQL or a block of its driver; "
+                "what it committed so is not undone: leave COMMIT and ROLLBACK to tidelock"
+            )
+        return bool(is_assigned)
 
     async def prepare(self, session: Session, name: BranchName) -> None:
-        """PREPARE TRANSACTION. A failed transaction is silently rolled back by it, so ask first."""
-        await session.execute("SELECT 1")
+        """PREPARE TRANSACTION. One that failed would silently be undone; `changed` refuses it."""
         await session.execute(f"PREPARE TRANSACTION {name.postgresql}")
 
     async def abandon(self, session: Session, name: BranchName) -> None:

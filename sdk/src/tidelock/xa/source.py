@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextvars import ContextVar
-from types import TracebackType
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar, Token
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -41,9 +43,9 @@ T = TypeVar("T")
 Connect = Callable[[], Any]
 """Makes a connection of PyMySQL or psycopg, or awaitably one of asyncmy or asyncpg."""
 
-_open: ContextVar[dict[tuple[int, str], XaBranch] | None] = ContextVar(
-    "tidelock-xa-open", default=None
-)
+_Open = Mapping[tuple[int, str], XaBranch]
+
+_open: ContextVar[_Open] = ContextVar("tidelock-xa-open", default=MappingProxyType({}))
 """Branches of blocks that the running code is in, where this process did not begin the transaction:
 by source and xid."""
 
@@ -210,8 +212,11 @@ class XaSource:
 
     # --- the first phase, in the caller's thread or task
 
-    async def open(self, calls: Calls) -> tuple[Any, XaBranch | None]:
-        """For blocks. Return a connection, and the branch that it works for, if it does."""
+    async def open(self, calls: Calls, user: object) -> tuple[Any, XaBranch | None]:
+        """For blocks. Return a connection, and the branch that it works for, if it does.
+
+        `user` is the task or thread of the block, which may have this done by another one.
+        """
         found = current()
         if found is None or found.xid is None:
             return await self._connected(), None
@@ -227,13 +232,21 @@ class XaSource:
                 await session_of(connection).close()
                 raise
             self._at_work.add(branch.name)
-            if launched is None:
-                _open.set({**(_open.get() or {}), (id(self), xid): branch})
-            else:
+            if launched is not None:
                 self._launched[launched] = branch
                 launched.add_hooks(_AtTheEnd(self, branch, calls))
-        branch.take()
+        branch.take(user)
         return branch.connection, branch
+
+    def remember(self, branch: XaBranch) -> Token[_Open] | None:
+        """For blocks, in their own context: let the blocks within find a participant's branch.
+
+        None: they find it already.
+        """
+        opened, key = _open.get(), (id(self), branch.name.xid)
+        if branch in self._launched.values() or opened.get(key) is branch:
+            return None
+        return _open.set(MappingProxyType({**opened, key: branch}))
 
     async def done(self, branch: XaBranch, calls: Calls, error: BaseException | None) -> None:
         """For blocks. One that works for the branch has ended."""
@@ -245,10 +258,6 @@ class XaSource:
 
     async def end(self, branch: XaBranch, calls: Calls, error: BaseException | None) -> None:
         """Prepare a branch, or undo it, and close its connection."""
-        key = (id(self), branch.name.xid)
-        opened = _open.get()
-        if opened is not None and not branch.in_use:
-            _open.set({each: other for each, other in opened.items() if each != key})
         was_active = branch.is_active
         try:
             if error is None:
@@ -257,10 +266,13 @@ class XaSource:
                 await branch.fail(calls, error)
         finally:
             if was_active:
-                await closed(branch.connection)
-                if branch.is_late:
-                    await self._undo_late(branch.name)
-                self._at_work.discard(branch.name)
+                try:
+                    await closed(branch.connection)
+                    if branch.is_late:
+                        await self._undo_late(branch.name)
+                finally:
+                    # Whatever went wrong, the coordinator's rollback is not held up any longer.
+                    self._at_work.discard(branch.name)
 
     async def _undo_late(self, name: BranchName) -> None:
         reached("xa.before-late-rollback")
@@ -274,7 +286,7 @@ class XaSource:
     def _branch_of(self, xid: str, launched: Transaction | None) -> XaBranch | None:
         if launched is not None:
             return self._launched.get(launched)
-        return (_open.get() or {}).get((id(self), xid))
+        return _open.get().get((id(self), xid))
 
 
 class XaBlock:
@@ -284,9 +296,11 @@ class XaBlock:
         self._source = source
         self._connection: Any = None
         self._branch: XaBranch | None = None
+        self._remembered: Token[_Open] | None = None
 
     def __enter__(self) -> Any:
-        return drive(self._enter(self._source.application.blocking))
+        user = threading.get_ident()
+        return self._entered(*drive(self._source.open(self._source.application.blocking, user)))
 
     def __exit__(
         self,
@@ -294,10 +308,14 @@ class XaBlock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._forget()
         drive(self._leave(self._source.application.blocking, error))
 
     async def __aenter__(self) -> Any:
-        return await shielded(self._enter(self._source.application.awaiting))
+        # What is protected from cancellation runs as a task with a context of its own.
+        user = asyncio.current_task()
+        opened = await shielded(self._source.open(self._source.application.awaiting, user))
+        return self._entered(*opened)
 
     async def __aexit__(
         self,
@@ -305,13 +323,20 @@ class XaBlock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._forget()
         await shielded(self._leave(self._source.application.awaiting, error))
 
-    async def _enter(self, calls: Calls) -> Any:
-        self._connection, self._branch = await self._source.open(calls)
-        if self._branch is None:
-            return self._connection
-        return XaConnection(self._connection, self._branch)
+    def _entered(self, connection: Any, branch: XaBranch | None) -> Any:
+        self._connection, self._branch = connection, branch
+        if branch is None:
+            return connection
+        self._remembered = self._source.remember(branch)
+        return XaConnection(connection, branch)
+
+    def _forget(self) -> None:
+        token, self._remembered = self._remembered, None
+        if token is not None:
+            _open.reset(token)
 
     async def _leave(self, calls: Calls, error: BaseException | None) -> None:
         if self._branch is not None:
