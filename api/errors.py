@@ -68,6 +68,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "TRANSACTION_NOT_FOUND": ProblemKind(404, "No such transaction is known"),
     "BRANCH_NOT_FOUND": ProblemKind(404, "The transaction has no such branch"),
     "SAGA_DEFINITION_NOT_FOUND": ProblemKind(404, "No such saga definition is there"),
+    "EXECUTION_NOT_FOUND": ProblemKind(404, "No such execution is remembered"),
     "TICKET_NOT_FOUND": ProblemKind(404, "No wait has this ticket"),
     "METHOD_NOT_ALLOWED": ProblemKind(405, "The path does not take this method"),
     "BODY_TIMEOUT": ProblemKind(
@@ -98,6 +99,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "DEADLOCK": ProblemKind(409, "Transactions wait for each other"),
     "CHANNEL_SESSION_ENDED": ProblemKind(409, "The resource manager's session has ended"),
     "CHANNEL_SESSION_TAKEN": ProblemKind(409, "The resource manager's session is another's"),
+    "EXECUTION_TAKEN_OVER": ProblemKind(409, "Another node runs the execution"),
     "EPOCH_STALE": ProblemKind(409, "Another node leads now"),
     "OPERATION_NOT_POSSIBLE": ProblemKind(409, "The operation is not possible now"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
@@ -126,6 +128,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "TOO_MANY_TRANSACTIONS": ProblemKind(
         429, "No more transactions can be under way", retryable=True
     ),
+    "TOO_MANY_EXECUTIONS": ProblemKind(429, "No more executions can be under way", retryable=True),
     "TOO_MANY_CHANNELS": ProblemKind(
         429, "No more resource managers can be connected now", retryable=True
     ),
@@ -152,6 +155,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
         429, "The node has as many watchers as it takes", retryable=True
     ),
     "INTERNAL_ERROR": ProblemKind(500, "The node failed to answer"),
+    "SERVICES_NOT_CONFIGURED": ProblemKind(501, "The node has no data sources"),
     "NO_QUORUM": ProblemKind(503, "No majority of the nodes confirms a leader", retryable=True),
     "NO_LEADER": ProblemKind(503, "No leader is known to this node", retryable=True),
     "TIMED_OUT": ProblemKind(503, "The change was not finished in time", retryable=True),
@@ -159,6 +163,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "OUTCOME_UNKNOWN": ProblemKind(503, "The outcome was not learnt in time", retryable=True),
     "REQUEST_EXPIRED": ProblemKind(503, "The request expired and was not applied", retryable=True),
     "NOT_READY": ProblemKind(503, "The node cannot serve now", retryable=True),
+    "SERVICES_UNAVAILABLE": ProblemKind(503, "The data sources cannot be used", retryable=True),
     "NOT_LEADER": ProblemKind(503, "The node is not a confirmed leader", retryable=True),
     "STATE_DAMAGED": ProblemKind(503, "The node's copy of the state is damaged", retryable=True),
     "COMMITTED_KEYS_FULL": ProblemKind(507, "No more keys can have committed data"),

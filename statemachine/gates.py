@@ -86,6 +86,11 @@ SINCE: Final[dict[type[Command], int]] = {
     commands.PutSagaDefinition: 1,
     commands.DeleteSagaDefinition: 1,
     commands.StartSaga: 1,
+    commands.AcceptExecution: 1,
+    commands.AdvanceExecution: 1,
+    commands.ClaimExecution: 1,
+    commands.FinishExecution: 1,
+    commands.RenewExecutions: 1,
 }
 """The version that brought each command. A command without a row here cannot be applied."""
 

@@ -34,6 +34,8 @@
     X ?                                      global transactions, their row locks, RM channels, saga
                                              definitions, what is told of them: see
                                              `statemachine.transactions`
+    J e  entry place                         an execution of the XA and JTA services
+    J d  entry place                         what it was accepted with, until it ends
     c  entry  place                          what a command changed
     e  entry  place                          a stored event
 
@@ -107,6 +109,8 @@ CHANNEL: Final = b"Xe"
 CHANNEL_INDEX: Final = b"Xj"
 SAGA_DEFINITION: Final = b"Xy"
 SAGA_RUN: Final = b"Xz"
+EXECUTION: Final = b"Je"
+EXECUTION_DATA: Final = b"Jd"
 CHANGE: Final = b"c"
 EVENT: Final = b"e"
 

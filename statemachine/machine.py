@@ -21,6 +21,7 @@ from statemachine.change_log import ChangeLog
 from statemachine.codec import decode_entry, decode_outcomes, encode_outcomes
 from statemachine.commands import AnyCommand, Command, FireTimers, Request, Unit
 from statemachine.event_lists import EventLists
+from statemachine.executions import Executions
 from statemachine.idempotency import IdempotencyTable
 from statemachine.locks import Locks
 from statemachine.members import Participants, join, leave
@@ -145,6 +146,7 @@ class Machine:
         self._sessions = Sessions(state, self._writes)
         self._remembered = IdempotencyTable(state, self._writes)
         self._events = EventRecorder(state, self._writes, self._participants)
+        self._executions = Executions(state, self._writes, self._changes, self._events)
         lists = EventLists(state, self._writes, self._tickets)
         self._histories = Histories(self._writes)
         self._versions = VersionRecorder(lists, self._histories, self._participants)
@@ -259,6 +261,11 @@ class Machine:
     def proposals_revision(self) -> tuple[int, int]:
         """When it differs from before, there may be work for a voter. Each node has its own."""
         return self._loads, self._proposals.revision
+
+    @property
+    def executions_revision(self) -> tuple[int, int]:
+        """When it differs from before, there may be something to run. Each node has its own."""
+        return self._loads, self._executions.revision
 
     @property
     def due_transactions(self) -> DueNotes:
@@ -479,6 +486,11 @@ class Machine:
             commands.ProposeData: self._proposals.propose,
             commands.VoteProposals: self._proposals.vote,
             commands.DecideProposal: self._proposals.decide,
+            commands.AcceptExecution: self._executions.accept,
+            commands.ClaimExecution: self._executions.claim,
+            commands.AdvanceExecution: self._executions.advance,
+            commands.RenewExecutions: self._executions.renew,
+            commands.FinishExecution: self._executions.finish,
             commands.SetTransactionRetention: lambda command, _: coordinator.set_retention(command),
             commands.RecordAction: self._audit.record_action,
             **dict.fromkeys(get_args(commands.TransactionCommand), coordinator.execute),
@@ -546,6 +558,10 @@ class Machine:
                 self._coordinator.forget_summary(due_ms, timer_id.decode())
             case TimerKind.CHANNEL_END:
                 self._coordinator.pass_grace(due_ms, timer_id, place)
+            case TimerKind.EXECUTION_LEASE:
+                self._executions.lapse(timer_id, place)
+            case TimerKind.EXECUTION_RETENTION:
+                self._executions.forget(due_ms, timer_id)
             case TimerKind.CHANNEL_NODE_LOST:
                 self._coordinator.detach_node(due_ms, timer_id, place)
             case unknown:

@@ -92,6 +92,10 @@ class MachineState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     """Subscribers of all topics together."""
     saga_definition_count: int = 0
     """Names of saga definitions, those deleted included that sagas still follow."""
+    open_executions: int = 0
+    """Executions of the XA and JTA services that have not ended."""
+    kept_executions: int = 0
+    """Those that have, and are remembered."""
     checkpoint_index: int = 0
     """The entry whose digest nodes compare; 0 before the first."""
     checkpoint_digest: bytes = b""

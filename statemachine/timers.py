@@ -46,6 +46,10 @@ class TimerKind(enum.IntEnum):
     """The id is the packed id of a channel session that nobody holds."""
     CHANNEL_NODE_LOST = 35
     """The id is the terminated id of a node that has failed while it held channel sessions."""
+    EXECUTION_LEASE = 40
+    """The id is the packed position of an execution that somebody runs."""
+    EXECUTION_RETENTION = 41
+    """The same, of one that has ended."""
     SYNC_REPORT_EXPIRY = 21
     """The id is the terminated name of the participant that reported."""
 

@@ -7,6 +7,7 @@ kept as long as events are.
 from statemachine.changes.change import Change
 from statemachine.changes.channels import ChannelChanged
 from statemachine.changes.cluster import ParticipantJoined, ParticipantLeft, RoutingChanged
+from statemachine.changes.executions import ExecutionChanged
 from statemachine.changes.locks import LockExpired, LockGranted, LockReleased
 from statemachine.changes.operating import OperatorActed
 from statemachine.changes.proposals import (
@@ -34,12 +35,14 @@ AnyChange = (
     | GlobalChanged
     | OperatorActed
     | ChannelChanged
+    | ExecutionChanged
 )
 
 __all__ = [
     "AnyChange",
     "Change",
     "ChannelChanged",
+    "ExecutionChanged",
     "GlobalChanged",
     "LockExpired",
     "LockGranted",

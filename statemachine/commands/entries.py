@@ -26,6 +26,13 @@ from statemachine.commands.dtm import (
     StopDtm,
     SubmitDtm,
 )
+from statemachine.commands.executions import (
+    AcceptExecution,
+    AdvanceExecution,
+    ClaimExecution,
+    FinishExecution,
+    RenewExecutions,
+)
 from statemachine.commands.housekeeping import (
     ActivateVersion,
     CancelWait,
@@ -196,11 +203,16 @@ AnyCommand = (
     | PutSagaDefinition
     | DeleteSagaDefinition
     | StartSaga
+    | AcceptExecution
+    | AdvanceExecution
+    | ClaimExecution
+    | FinishExecution
+    | RenewExecutions
 )
 """Every command. Tags 1 to 19 belong to the machine and to Lamport timestamps, 20 to 29 to version
 vectors and vector clocks, 30 to 39 to the hybrid clock, the oracle and sequences, 40 to 49 to
 synchronisation and proposals, 50 to 59 to locks, 60 to 105 to
-transactions; results and changes follow the same ranges."""
+transactions, 110 to 119 to executions; results and changes follow the same ranges."""
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -27,6 +27,11 @@ from statemachine.outcomes.envelope import (
     RequestOutcome,
     UnitOutcome,
 )
+from statemachine.outcomes.executions import (
+    ExecutionAccepted,
+    ExecutionMoved,
+    ExecutionsRenewed,
+)
 from statemachine.outcomes.holders import AnyHolder, LockHolder, RowLockHolder
 from statemachine.outcomes.housekeeping import (
     ChangesTrimmed,
@@ -86,6 +91,9 @@ __all__ = [
     "DtmHastened",
     "EventRecorded",
     "EventsTrimmed",
+    "ExecutionAccepted",
+    "ExecutionMoved",
+    "ExecutionsRenewed",
     "FencePassed",
     "GlobalAnswered",
     "HybridClockTicked",

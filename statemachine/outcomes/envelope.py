@@ -18,6 +18,11 @@ from statemachine.outcomes.channels import (
 )
 from statemachine.outcomes.codes import RejectionCode
 from statemachine.outcomes.dtm import DtmHastened
+from statemachine.outcomes.executions import (
+    ExecutionAccepted,
+    ExecutionMoved,
+    ExecutionsRenewed,
+)
 from statemachine.outcomes.holders import AnyHolder
 from statemachine.outcomes.housekeeping import (
     ChangesTrimmed,
@@ -96,6 +101,9 @@ AnyResult = (
     | DtmHastened
     | SagaDefinitionPut
     | SagaDefinitionDeleted
+    | ExecutionAccepted
+    | ExecutionMoved
+    | ExecutionsRenewed
 )
 
 

@@ -57,7 +57,7 @@ from tests.statemachine.lock_invariants import assert_locks_intact
 SEEDS = range(8)
 LEADER = b"the leader's own"
 
-GOLDEN_DIGEST = "96de14cb3687c5be499f267459544a1f12b11bf57054279dabefeece2b05c0db"
+GOLDEN_DIGEST = "4d45ae00ca0fcef3340bf037ddeaef49f9c2d90215f6b4ad6f39bb3683fe8c26"
 
 
 def with_firings(entries: list[bytes]) -> list[bytes]:

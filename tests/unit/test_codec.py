@@ -334,6 +334,51 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         ),
         "9964a178a170a16ea164c4027b7dcd012c05c3",
     ),
+    (
+        commands.AcceptExecution(
+            service="XA",
+            business_type="B",
+            business_data=b"{}",
+            asynchronous=True,
+            owner="n1",
+            follows=False,
+            room=2,
+            lease_ms=300,
+        ),
+        "996ea25841a142c4027b7dc3a26e31c202cd012c",
+    ),
+    (
+        commands.AdvanceExecution(
+            execution=Position(5, 1),
+            epoch=2,
+            jta_status="ACTIVE",
+            xid="x",
+            progress=commands.Progress(1, 2, 3, 4),
+            result=b"{}",
+            lease_ms=300,
+        ),
+        "987092050102a6414354495645a1789401020304c4027b7dcd012c",
+    ),
+    (
+        commands.ClaimExecution(execution=Position(5, 1), epoch=2, owner="n1", lease_ms=300),
+        "956f92050102a26e31cd012c",
+    ),
+    (
+        commands.FinishExecution(
+            execution=Position(5, 1),
+            epoch=2,
+            status="SUCCESS",
+            jta_status="COMMITTED",
+            error="",
+            failures=b"",
+            keep_ms=300,
+        ),
+        "987292050102a753554343455353a9434f4d4d4954544544a0c400cd012c",
+    ),
+    (
+        commands.RenewExecutions(owner="n1", executions=((Position(5, 1), 2),), lease_ms=300),
+        "9471a26e31919292050102cd012c",
+    ),
 ]
 
 GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
@@ -435,6 +480,9 @@ GOLDEN_RESULTS: list[tuple[AnyResult, str]] = [
     (outcomes.DtmHastened(count=3, more=True), "935103c3"),
     (outcomes.SagaDefinitionPut(name="d", version=300, changed=True), "9457a164cd012cc3"),
     (outcomes.SagaDefinitionDeleted(name="d", deleted=True), "9358a164c3"),
+    (outcomes.ExecutionAccepted(lamport_timestamp=1, hlc=300, created_at_ms=2), "946e01cd012c02"),
+    (outcomes.ExecutionMoved(epoch=2), "926f02"),
+    (outcomes.ExecutionsRenewed(lost=(0, 3)), "9270920003"),
 ]
 
 JOIN = commands.JoinParticipant(node_id="n")
