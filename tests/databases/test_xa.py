@@ -470,6 +470,52 @@ async def test_blocks_of_one_task_share_a_branch_and_those_of_two_are_refused(
     assert len(await asyncio.to_thread(branches, coordinator, xid)) == 1
 
 
+@AWAITING
+async def test_two_tasks_cannot_begin_the_branch_at_once(
+    coordinator: Coordinator, database: Database, request: pytest.FixtureRequest
+) -> None:
+    source = await awaited(database, request.node.callspec.params["database"])
+    async with tidelock.transaction() as transaction:
+        ended = await asyncio.gather(enter(source), enter(source), return_exceptions=True)
+    assert [type(each) for each in ended] == [type(None), XaMisuseError]
+    assert len(await asyncio.to_thread(branches, coordinator, transaction.xid)) == 1
+
+
+@AWAITING
+@pytest.mark.parametrize("opens", [True, False], ids=["late", "done"])
+async def test_cancelled_while_it_is_entered_a_block_leaves_nothing_at_work(
+    coordinator: Coordinator,
+    database: Database,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    opens: bool,
+) -> None:
+    source = await awaited(database, request.node.callspec.params["database"])
+    begun = await source.application.awaiting(lambda client: client.transactions.begin())
+    started, goes_on = asyncio.Event(), asyncio.Event()
+    start = source.server.start
+
+    async def slowly(*of: Any) -> int:
+        started.set()
+        await goes_on.wait()
+        return await start(*of)
+
+    monkeypatch.setattr(source.server, "start", slowly)
+    if opens:
+        monkeypatch.setattr("tidelock.transaction.shielding.GRACE_S", 0)
+    with tidelock.bound(begun.xid):
+        task = asyncio.create_task(enter(source))
+    await started.wait()
+    task.cancel()
+    if opens:
+        await asyncio.wait([task])
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await source.application.awaiting(lambda client: client.transactions.rollback(begun.xid))
+    await asyncio.to_thread(coordinator.assert_clean)
+
+
 async def enter(source: XaSource) -> None:
     async with source.connection():
         pass

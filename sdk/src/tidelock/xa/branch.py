@@ -20,6 +20,11 @@ from tidelock.xa.errors import XaBranchError, XaMisuseError
 from tidelock.xa.naming import BranchName
 from tidelock.xa.servers import XaServer
 
+TWO_AT_ONCE: Final = (
+    "two tasks or threads use the branch's one connection at once; within one transaction do the "
+    "work of one database one after the other"
+)
+
 _log: Final = logging.getLogger("tidelock.xa")
 
 
@@ -45,6 +50,8 @@ class XaBranch:
         """Why it must not be prepared."""
         self.is_late = False
         """It is prepared, and its transaction had ended: who closes the connection undoes it."""
+        self.is_launchers = False
+        """It is prepared with the block of its transaction, not with the last of its own blocks."""
         self._user: object = None
         self._depth = 0
 
@@ -104,10 +111,7 @@ class XaBranch:
                 f"the branch of {self.name.xid} is prepared or rolled back; nothing can be added"
             )
         if self._depth and self._user != user:
-            raise XaMisuseError(
-                "two tasks or threads use the branch's one connection at once; within one "
-                "transaction do the work of one database one after the other"
-            )
+            raise XaMisuseError(TWO_AT_ONCE)
         self._user = user
         self._depth += 1
 

@@ -30,9 +30,9 @@ from tidelock.transaction.context import current
 from tidelock.transaction.handle import Role, Transaction
 from tidelock.transaction.hooks import TransactionHooks
 from tidelock.transaction.shielding import shielded
-from tidelock.xa.branch import XaBranch
+from tidelock.xa.branch import TWO_AT_ONCE, XaBranch
 from tidelock.xa.connections import XaConnection, autocommitting, closed
-from tidelock.xa.errors import XaBranchError
+from tidelock.xa.errors import XaBranchError, XaMisuseError
 from tidelock.xa.naming import BranchName
 from tidelock.xa.phase_two import commit, rollback
 from tidelock.xa.reconciler import Unsettled, reconcile
@@ -76,6 +76,9 @@ class XaSource:
         self._at_work: set[BranchName] = set()
         """Branches of this process that are neither prepared nor rolled back yet."""
         self._launched: WeakKeyDictionary[Transaction, XaBranch] = WeakKeyDictionary()
+        self._opening: set[Transaction] = set()
+        """Those whose branch is being registered and started."""
+        self._claiming = threading.Lock()
 
     @property
     def application(self) -> Application:
@@ -221,22 +224,44 @@ class XaSource:
         if found is None or found.xid is None:
             return await self._connected(), None
         xid, launched = found.xid, _launched(found.transaction)
-        branch = self._branch_of(xid, launched)
-        if branch is None:
-            connection = await self._connected()
-            try:
-                branch = await XaBranch.begin(
-                    self.application, calls, self.server, self.resource_id, connection, xid
-                )
-            except BaseException:
-                await session_of(connection).close()
-                raise
-            self._at_work.add(branch.name)
-            if launched is not None:
-                self._launched[launched] = branch
-                launched.add_hooks(_AtTheEnd(self, branch, calls))
+        if launched is None:
+            branch = _open.get().get((id(self), xid)) or await self._begun(calls, xid)
+        else:
+            branch = self._found_or_claimed(launched) or await self._launch(calls, xid, launched)
         branch.take(user)
         return branch.connection, branch
+
+    def _found_or_claimed(self, launched: Transaction) -> XaBranch | None:
+        """Return the branch of a launcher, or None: then it is the caller's to begin."""
+        with self._claiming:
+            found = self._launched.get(launched)
+            if found is None:
+                if launched in self._opening:
+                    raise XaMisuseError(TWO_AT_ONCE)
+                self._opening.add(launched)
+        return found
+
+    async def _launch(self, calls: Calls, xid: str, launched: Transaction) -> XaBranch:
+        try:
+            branch = await self._begun(calls, xid)
+            branch.is_launchers = True
+            launched.add_hooks(_AtTheEnd(self, branch, calls))
+            self._launched[launched] = branch
+        finally:
+            self._opening.discard(launched)
+        return branch
+
+    async def _begun(self, calls: Calls, xid: str) -> XaBranch:
+        connection = await self._connected()
+        try:
+            branch = await XaBranch.begin(
+                self.application, calls, self.server, self.resource_id, connection, xid
+            )
+        except BaseException:
+            await session_of(connection).close()
+            raise
+        self._at_work.add(branch.name)
+        return branch
 
     def remember(self, branch: XaBranch) -> Token[_Open] | None:
         """For blocks, in their own context: let the blocks within find a participant's branch.
@@ -244,7 +269,7 @@ class XaSource:
         None: they find it already.
         """
         opened, key = _open.get(), (id(self), branch.name.xid)
-        if branch in self._launched.values() or opened.get(key) is branch:
+        if branch.is_launchers or opened.get(key) is branch:
             return None
         return _open.set(MappingProxyType({**opened, key: branch}))
 
@@ -253,7 +278,7 @@ class XaSource:
         branch.give_back()
         if error is not None:
             await self.end(branch, calls, error)
-        elif not branch.in_use and branch not in self._launched.values():
+        elif not branch.in_use and not branch.is_launchers:
             await self.end(branch, calls, None)
 
     async def end(self, branch: XaBranch, calls: Calls, error: BaseException | None) -> None:
@@ -283,11 +308,6 @@ class XaSource:
             lambda session: rollback(self.server, session, call, owner_confirms=True)
         )
 
-    def _branch_of(self, xid: str, launched: Transaction | None) -> XaBranch | None:
-        if launched is not None:
-            return self._launched.get(launched)
-        return _open.get().get((id(self), xid))
-
 
 class XaBlock:
     """A block of `XaSource.connection`. It is used once."""
@@ -297,10 +317,11 @@ class XaBlock:
         self._connection: Any = None
         self._branch: XaBranch | None = None
         self._remembered: Token[_Open] | None = None
+        self._is_given_up = False
 
     def __enter__(self) -> Any:
-        user = threading.get_ident()
-        return self._entered(*drive(self._source.open(self._source.application.blocking, user)))
+        drive(self._open(self._source.application.blocking, threading.get_ident()))
+        return self._entered()
 
     def __exit__(
         self,
@@ -313,9 +334,16 @@ class XaBlock:
 
     async def __aenter__(self) -> Any:
         # What is protected from cancellation runs as a task with a context of its own.
-        user = asyncio.current_task()
-        opened = await shielded(self._source.open(self._source.application.awaiting, user))
-        return self._entered(*opened)
+        calls, user = self._source.application.awaiting, asyncio.current_task()
+        try:
+            await shielded(self._open(calls, user))
+        except asyncio.CancelledError as error:
+            # Nobody will leave a block that was never entered.
+            self._is_given_up = True
+            if self._connection is not None:
+                await shielded(self._leave(calls, error))
+            raise
+        return self._entered()
 
     async def __aexit__(
         self,
@@ -326,12 +354,16 @@ class XaBlock:
         self._forget()
         await shielded(self._leave(self._source.application.awaiting, error))
 
-    def _entered(self, connection: Any, branch: XaBranch | None) -> Any:
-        self._connection, self._branch = connection, branch
-        if branch is None:
-            return connection
-        self._remembered = self._source.remember(branch)
-        return XaConnection(connection, branch)
+    async def _open(self, calls: Calls, user: object) -> None:
+        self._connection, self._branch = await self._source.open(calls, user)
+        if self._is_given_up:
+            await self._leave(calls, asyncio.CancelledError())
+
+    def _entered(self) -> Any:
+        if self._branch is None:
+            return self._connection
+        self._remembered = self._source.remember(self._branch)
+        return XaConnection(self._connection, self._branch)
 
     def _forget(self) -> None:
         token, self._remembered = self._remembered, None
