@@ -55,13 +55,7 @@ class Database:
     def where(self) -> dict[str, Any]:
         """Return what the drivers of the dialect are told."""
         assert self.server is not None
-        names = {"mysql": "database", "postgresql": "dbname"}
-        return {
-            "host": self.server.host,
-            "port": self.server.port,
-            "user": self.server.user,
-            names[self.dialect]: self.name,
-        }
+        return self.server.where(self.name)
 
     async def open(self, driver: str, **options: Any) -> Any:
         """Return a connection of a driver, blocking or not."""

@@ -1,0 +1,1 @@
+"""A bank whose accounts are in two databases: what AT must keep whole."""
