@@ -18,6 +18,7 @@ from node.delivery.leader import Housekeeper, Leader
 from node.delivery.relay import ManagerReply, Outcome, Relay
 from statemachine.commands import CleanedBranch, RecordCleaned, RecordSwept
 from statemachine.positions import Position
+from statemachine.state import load_state
 from statemachine.store import DamagedStateError, Reader
 from statemachine.transactions.channel_rows import (
     ChannelSession,
@@ -206,7 +207,7 @@ class Cleaner:
         found = self._to_sweep()
         if not found:
             return False
-        before_ms = self._engine.stamps.elapsed_ms() - self._clean_after_ms
+        before_ms = self._swept_before_ms()
         swept = await asyncio.gather(*[self._sweep_at(session, sweep) for session, sweep in found])
         done = [sweep for (_, sweep), was_done in zip(found, swept, strict=True) if was_done]
         if done:
@@ -222,12 +223,20 @@ class Cleaner:
             await self._cluster.propose_internal(recorded, timeout_ms=_PROPOSAL_MS)
         return bool(done)
 
+    def _swept_before_ms(self) -> int:
+        """Return since when what is swept must be over: in the time of the state.
+
+        Who sweeps is told the same time or a later one, also by a node that is idle, so that
+        nothing is left which the sweep is said to have covered.
+        """
+        return load_state(self._reader).elapsed_ms - self._clean_after_ms
+
     def _to_sweep(self) -> list[tuple[ChannelSession, Sweep]]:
         now = self._engine.now()
         self._unswept_until = {
             place: until for place, until in self._unswept_until.items() if until > now
         }
-        before_ms = self._engine.stamps.elapsed_ms() - self._clean_after_ms
+        before_ms = self._swept_before_ms()
         found: list[tuple[ChannelSession, Sweep]] = []
         after = b""
         while len(found) < _SWEEPS_AT_ONCE and (

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 import tidelock
+from statemachine.transactions import cleaning
 from tests.databases.connections import DRIVERS, Database
 from tests.sdk.tcc_stock import Stock
 from tidelock.application import Application
 from tidelock.client import Client
 from tidelock.crash_points import watched
 from tidelock.rm.resource import BranchCall, PhaseTwoResult, PhaseTwoStatus
+from tidelock.tcc import database_fence
 from tidelock.tcc.actions import tcc_transaction
 from tidelock.tcc.context import ActionContext
 from tidelock.tcc.errors import FenceError, TryRefusedError
@@ -320,6 +322,40 @@ async def test_a_try_that_is_done_when_its_guards_are_gone_is_taken_back(
     assert stock.ran == ["try", "cancel"]
     assert stock.numbers() == (10, 0, 0)
     assert stock.fence_rows() == []
+
+
+@ON_ALL
+async def test_fences_that_nobody_was_told_to_forget_are_found_by_a_sweep(
+    stock: Stock,
+    application: Application,
+    tidelock_coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 0)
+    monkeypatch.setattr(database_fence, "PAGE", 2)
+    stock.database.sql(
+        "INSERT INTO tidelock_fence SELECT 'a:1', 1, 'take', 'another', 2, '{}', '2026-01-01',"
+        " '2026-01-01'"
+        if stock.driver != "psycopg"
+        else "INSERT INTO tidelock_fence SELECT 'a:1', 1, 'take', 'another', 2, '{}', now(), now()"
+    )
+    async with tidelock.transaction(application=application):
+        await stock.take(1)
+        for _ in range(3):
+            async with tidelock.transaction(
+                application=application, propagation=tidelock.Propagation.REQUIRES_NEW
+            ):
+                await stock.take(2)
+
+        def is_swept() -> bool:
+            return len(tidelock_coordinator.leftovers()) == 1 and len(stock.fence_rows()) == 2
+
+        # What is undecided keeps its fence, and so does what is of another cluster.
+        await asyncio.to_thread(tidelock_coordinator.wait_until, is_swept)
+        assert sorted(stock.fence_rows()) == [1, 2]
+    await asyncio.to_thread(tidelock_coordinator.assert_clean)
+    assert stock.fence_rows() == [2]
+    assert stock.numbers() == (3, 0, 7)
 
 
 # --- the fence of the coordinator

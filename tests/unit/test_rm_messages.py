@@ -10,11 +10,14 @@ from api import rm_messages as of_nodes
 from statemachine.transactions import channel_rows, channel_sessions
 from tidelock.rm import messages
 from tidelock.rm.messages import (
+    AskFates,
     CallKind,
     CleanAsked,
     CommitAsked,
     Complaint,
+    FatesTold,
     GoElsewhere,
+    GuardedBranch,
     Leave,
     Register,
     Result,
@@ -24,7 +27,7 @@ from tidelock.rm.messages import (
     decode,
     encode,
 )
-from tidelock.rm.resource import PhaseTwoStatus
+from tidelock.rm.resource import Fate, PhaseTwoStatus
 
 
 def test_nodes_read_what_a_process_says() -> None:
@@ -50,6 +53,20 @@ def test_nodes_read_what_a_process_says() -> None:
     assert isinstance(answered, of_nodes.Result)
     assert (answered.status, answered.not_found) == ("ROLLBACK_FAILED_RETRYABLE", True)
     assert isinstance(of_nodes.decode(encode(Leave()).encode()), of_nodes.Leave)
+    many = tuple(
+        GuardedBranch(xid="x" * 64, branch_id=2**53) for _ in range(messages.GREATEST_FATES)
+    )
+    asked = of_nodes.decode(encode(AskFates(request_id=4, branches=many)).encode())
+    assert isinstance(asked, of_nodes.AskFates)
+    assert len(encode(AskFates(request_id=4, branches=many))) < messages.GREATEST_MESSAGE_BYTES
+
+
+def test_a_process_reads_what_nodes_tell_of_branches() -> None:
+    fate = of_nodes.BranchFate(xid="x:1", branch_id=7, status="COMMITTED", may_clean=True)
+    told = decode(of_nodes.encode(of_nodes.Fates(request_id=4, branches=[fate])))
+    assert isinstance(told, FatesTold)
+    assert told.request_id == 4
+    assert told.branches == (Fate(xid="x:1", branch_id=7, status="COMMITTED", may_clean=True),)
 
 
 def test_both_sides_know_the_same_words_and_bounds() -> None:
@@ -60,6 +77,7 @@ def test_both_sides_know_the_same_words_and_bounds() -> None:
         assert messages.NOT_NOW[kind] in results
     assert messages.GREATEST_MESSAGE_BYTES == of_nodes.GREATEST_MESSAGE_BYTES
     assert messages.GREATEST_DETAIL == of_nodes.GREATEST_DETAIL
+    assert messages.GREATEST_FATES == of_nodes.GREATEST_FATES
     assert messages.GREATEST_CLEAN_BATCH == channel_sessions.GREATEST_CLEAN_BATCH
     assert messages.LEAST_GRACE_MS == channel_sessions.LEAST_GRACE_MS
     assert messages.GREATEST_GRACE_MS == channel_sessions.GREATEST_GRACE_MS
@@ -86,7 +104,7 @@ def test_what_nodes_say_is_read() -> None:
         )
     )
     assert decode(welcome) == Welcome(
-        session_id=12, resumed=True, node_id="n2", heartbeat_ms=5, grace_ms=9
+        session_id=12, resumed=True, cluster_id="c", node_id="n2", heartbeat_ms=5, grace_ms=9
     )
     called = of_nodes.Called(
         xid="x",

@@ -28,7 +28,7 @@ from tidelock.client import BlockingClient, Client
 from tidelock.errors import ClientClosedError, TidelockError
 from tidelock.participant_clocks import ParticipantClocks
 from tidelock.rm.health import Health
-from tidelock.rm.resource import Mode, Resource
+from tidelock.rm.resource import Fate, Mode, Resource
 from tidelock.rm.roster import Roster
 from tidelock.rm.runtime import DRAIN_MS, SESSION_WITHIN_MS, Runtime
 from tidelock.rm.session import Identity, checked_grace
@@ -164,6 +164,26 @@ class Application:
         known = 0 if runtime is None else runtime.known_session(revision)
         return known or await calls(lambda _: self._registered(revision, timeout_ms))
 
+    @property
+    def cluster_id(self) -> str:
+        """The cluster of this process's session, empty while it has none. It asks nobody."""
+        runtime = self._runtime
+        return "" if runtime is None else runtime.cluster_id
+
+    async def fates(
+        self, calls: Calls, cluster_id: str, branches: Sequence[tuple[str, int]]
+    ) -> list[Fate]:
+        """Return what became of branches, each an xid and a branch id, in their order.
+
+        For resources that find guards of which they were not told: those whose fate says
+        `may_clean` can go. Ask only for what was kept for the cluster `cluster_id`.
+
+        Raises:
+            FatesUnknownError: no node could be asked, or it is another cluster's.
+            ClientClosedError
+        """
+        return await calls(lambda _: self._fates(cluster_id, branches)) if branches else []
+
     def health(self) -> Health:
         """Return how the resource manager of this process stands. It asks nobody."""
         runtime = self._runtime
@@ -200,6 +220,11 @@ class Application:
         if self._runtime is None:
             raise ClientClosedError("the application is closed; make another one")
         return await self._runtime.session_id(revision, timeout_ms)
+
+    async def _fates(self, cluster_id: str, branches: Sequence[tuple[str, int]]) -> list[Fate]:
+        if self._runtime is None:
+            raise ClientClosedError("the application is closed; make another one")
+        return await self._runtime.fates.of(cluster_id, branches)
 
     # --- the ends of processes
 

@@ -70,6 +70,8 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "at.after-local-commit": "The local transaction is committed; nobody was told.",
         "at.before-report": "The same, and the report is about to go.",
         "at.after-report": "The coordinator knows that the branch is done.",
+        "at.before-take-back": "A branch was committed when nobody asks for it any more.",
+        "at.after-take-back": "It is undone, and nothing is left of it.",
         "at.before-placeholder": "A branch without an undo row is rolled back.",
         "at.after-placeholder": "Its placeholder is there, and not committed.",
         "at.before-restore": "The undo row is locked; a statement's rows are not restored.",

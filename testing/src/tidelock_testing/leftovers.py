@@ -10,7 +10,7 @@ from statemachine.positions import Position
 from statemachine.store import Reader
 from statemachine.tickets import get_ticket
 from statemachine.transactions.channel_rows import list_sessions
-from statemachine.transactions.cleaning_rows import due_cleanings, resources_to_clean
+from statemachine.transactions.cleaning_rows import due_cleanings, resources_to_clean, sweeps
 from statemachine.transactions.listing import Wanted, list_globals, list_rows
 from statemachine.transactions.statuses import GlobalStatus
 
@@ -75,4 +75,7 @@ def _guards(reader: Reader) -> list[str]:
         f"branch {each.branch_id} of {each.xid} on {resource_id} was not cleaned"
         for resource_id in resources_to_clean(reader, "", _AT_MOST)
         for each in due_cleanings(reader, resource_id, keys.GREATEST_NUMBER, _AT_MOST)
+    ] + [
+        f"{each.left_out.count} branches of {each.mode} on {each.resource_id} were not swept"
+        for _, each in sweeps(reader, b"", _AT_MOST)
     ]

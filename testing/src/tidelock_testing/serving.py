@@ -46,6 +46,7 @@ class Serving:
             channel_heartbeat_s=config.heartbeat_ms / 1000,
             channel_grace_s=config.grace_ms / 1000,
             channel_drain_s=_DRAIN_S,
+            channel_clean_after_s=0,
         )
         channels = Channels(cluster, settings)
         self._relay = Relay(node, runtime, OpenChannels(channels))
@@ -111,6 +112,7 @@ class Serving:
                     await self._applied.wait()
             self._applied.clear()
             await self._cleaner.look()
+            await self._cleaner.look_for_sweeps()
 
 
 class _OneHealthyNode:

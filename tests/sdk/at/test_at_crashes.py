@@ -169,6 +169,10 @@ def test_a_process_that_dies_after_the_commit_has_done_all(
 
 def test_every_point_of_at_is_died_at() -> None:
     tried = {*PHASE_ONE, *PHASE_TWO, *COMMITTED}
-    # Those of a branch that comes after its rollback are in test_at_conflicts.
-    elsewhere = {"at.before-placeholder", "at.after-placeholder"}
+    # Those of a branch that comes after its rollback are in test_at_conflicts, those of one that
+    # comes later still in test_at_sweeping.
+    elsewhere = {
+        *("at.before-placeholder", "at.after-placeholder"),
+        *("at.before-take-back", "at.after-take-back"),
+    }
     assert {name for name in POINTS if name.startswith("at.")} == tried | elsewhere

@@ -63,6 +63,11 @@ class Branches:
             raise RowsLockedError(error.problem, self.resource_id, keys) from error
         return registered.branch_id
 
+    @property
+    def cluster_id(self) -> str:
+        """The cluster that knows them."""
+        return self._application.cluster_id
+
     async def done(self, xid: str, branch_id: int) -> None:
         """Report that the branch's local transaction is committed.
 

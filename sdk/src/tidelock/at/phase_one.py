@@ -21,6 +21,7 @@ from tidelock.at.tracing import Tracer
 from tidelock.at.undo_log import UndoLog
 from tidelock.at.undo_records import Change
 from tidelock.crash_points import reached
+from tidelock.errors import ProblemError, TransactionNotActiveError, TransactionNotFoundError
 from tidelock.sql.catalog import Catalog, search_path
 from tidelock.sql.columns import KeyPart
 from tidelock.sql.errors import AutocommitError, DatabaseUnsuitableError
@@ -68,7 +69,15 @@ class _Work:
 class PhaseOne:
     """AT around one connection. Implements `tidelock.sql.interception.LocalWork`."""
 
-    def __init__(self, session: Session, rules: Rules, branches: Branches) -> None:
+    def __init__(
+        self,
+        session: Session,
+        rules: Rules,
+        branches: Branches,
+        take_back: Callable[[str, int], Awaitable[None]],
+    ) -> None:
+        """`take_back` undoes a branch that nobody asks for any more, on another connection."""
+        self._take_back = take_back
         self._session = session
         self._rules = rules
         self._branches = branches
@@ -289,7 +298,13 @@ class PhaseOne:
             raise
         try:
             reached("at.before-undo-row")
-            await self._rules.undo_log.insert(self._session, xid, branch_id, work.changes)
+            await self._rules.undo_log.insert(
+                self._session,
+                xid,
+                branch_id,
+                work.changes,
+                cluster_id=self._branches.cluster_id,
+            )
             reached("at.after-undo-row")
             reached("at.before-local-commit")
             await commit()
@@ -299,7 +314,13 @@ class PhaseOne:
             await self._branches.failed(xid, branch_id, error)
             raise
         reached("at.before-report")
-        await self._branches.done(xid, branch_id)
+        try:
+            await self._branches.done(xid, branch_id)
+        except (TransactionNotActiveError, TransactionNotFoundError) as refused:
+            if _was_rolled_back(refused):
+                # Its guards may be gone: then it met none, and nobody asks for it any more.
+                await self._take_back(xid, branch_id)
+            raise
         reached("at.after-report")
 
     async def _checked(self, work: _Work) -> None:
@@ -322,6 +343,12 @@ class PhaseOne:
     def forget(self) -> None:
         """The connection is closed."""
         self._work = None
+
+
+def _was_rolled_back(refused: ProblemError) -> bool:
+    """Say whether the transaction is over, and not only about to be rolled back."""
+    standing = refused.transaction
+    return standing is not None and standing.status in ("ROLLED_BACK", "TIMEOUT_ROLLED_BACK")
 
 
 def _running(call: StatementCall) -> Callable[[], Awaitable[None]]:

@@ -95,7 +95,9 @@ class Rollback:
                 )
             reached("at.before-placeholder")
             try:
-                await self._undo_log.insert_placeholder(session, xid, branch_id)
+                await self._undo_log.insert_placeholder(
+                    session, xid, branch_id, cluster_id=call.cluster_id
+                )
             except Exception as error:
                 if session.dialect.is_duplicate(error):
                     raise _PlaceholderMeetsBranch("the branch was done just now") from error
@@ -114,7 +116,7 @@ class Rollback:
             ).restore()
             reached("at.after-restore")
         reached("at.before-tombstone")
-        await self._undo_log.bury(session, xid, branch_id)
+        await self._undo_log.bury(session, xid, branch_id, cluster_id=call.cluster_id)
         reached("at.after-tombstone")
         return PhaseTwoResult(status=PhaseTwoStatus.ROLLED_BACK, detail=_shortened("; ".join(left)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, Self
@@ -22,6 +23,9 @@ from tidelock.sql.databases import Database
 from tidelock.sql.drivers import session_of
 from tidelock.sql.identity import identify
 from tidelock.sql.session import Session
+from tidelock.sql.sweeping import PAGE, Guard, sweep
+
+_log: Final = logging.getLogger(__name__)
 
 
 class AtResource:
@@ -30,8 +34,14 @@ class AtResource:
     mode: Final[Mode] = "AT"
 
     def __init__(
-        self, resource_id: str, database: Database, rules: Rules, policy: DirtyPolicy
+        self,
+        resource_id: str,
+        database: Database,
+        rules: Rules,
+        policy: DirtyPolicy,
+        application: Application,
     ) -> None:
+        self._application = application
         self._resource_id = resource_id
         self._database = database
         self._rules = rules
@@ -68,6 +78,29 @@ class AtResource:
         """Undo the branch."""
         return await self._database.run(lambda session: self._rollback.roll_back(session, call))
 
+    async def take_back(self, xid: str, branch_id: int) -> None:
+        """Undo a branch that came when its transaction was over, in the caller's thread or loop."""
+        call = BranchCall(
+            xid=xid, branch_id=branch_id, mode=self.mode, resource_id=self._resource_id
+        )
+
+        async def undo(session: Session) -> None:
+            reached("at.before-take-back")
+            result = await self._rollback.roll_back(session, call)
+            if result.status is not PhaseTwoStatus.ROLLED_BACK:
+                _log.error(
+                    "branch %d of %s was committed when its transaction had been rolled back, and "
+                    "cannot be undone: %s",
+                    *(branch_id, xid, result.detail),
+                )
+                return
+            await session.begin()
+            await self._rules.undo_log.delete(session, [(xid, branch_id)])
+            await session.commit()
+            reached("at.after-take-back")
+
+        await self._database.run_here(undo)
+
     async def status(self, call: BranchCall) -> BranchStatus:
         """Tell from the undo row what became of the branch."""
 
@@ -82,6 +115,21 @@ class AtResource:
     async def clean(self, ended: Sequence[BranchCall]) -> None:
         """Forget tombstones, placeholders, and undo rows that are not deleted yet."""
         await self._delete([(call.xid, call.branch_id) for call in ended])
+
+    async def sweep(self) -> None:
+        """Forget the same of all branches whose transactions are over, whoever left them."""
+
+        async def page_after(place: int | None) -> list[Guard]:
+            async def read(session: Session) -> list[Guard]:
+                found = await self._rules.undo_log.page(session, place or 0, PAGE)
+                if session.in_transaction:
+                    await session.rollback()
+                return found
+
+            return await self._database.run(read)
+
+        forgotten = await sweep(self._application, page_after, self._delete)
+        _log.info("%d branches of %s were over", forgotten, self._resource_id)
 
 
 class AtDataSource:
@@ -212,7 +260,7 @@ class AtDataSource:
         branches = Branches(
             self.application, calls, resource.resource_id, lock_wait_ms=self._lock_wait_ms
         )
-        return PhaseOne(session, rules, branches)
+        return PhaseOne(session, rules, branches, resource.take_back)
 
     def close(self) -> None:
         """Close the connections that are kept for phase two. They are opened again when needed."""
@@ -235,7 +283,11 @@ class AtDataSource:
                 )
                 self._database = database = Database(self._connect, blocking=blocking)
                 resource = AtResource(
-                    resource_id or identity.resource_id, database, rules, self._dirty
+                    resource_id or identity.resource_id,
+                    database,
+                    rules,
+                    self._dirty,
+                    self.application,
                 )
                 self.application.attach(resource)
                 self._known = resource, rules

@@ -18,6 +18,7 @@ import msgspec
 from tidelock.at.undo_records import Change, UndoRecordError, decode, encode
 from tidelock.sql.dialects import Dialect, DialectName
 from tidelock.sql.session import MARK, Session
+from tidelock.sql.sweeping import Guard
 
 DEFAULT_TABLES: Final[dict[DialectName, str]] = {
     "mysql": "undo_log",
@@ -110,6 +111,8 @@ class _Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parts: int = 1
     is_tombstone: bool = False
     is_placeholder: bool = False
+    cluster: str = ""
+    """Whose transaction it is. Of parts it is not kept."""
 
 
 class UndoRow(msgspec.Struct, frozen=True):
@@ -150,26 +153,34 @@ class UndoLog:
         return body.hex() if self._dialect.name == "postgresql" else body
 
     async def insert(
-        self, session: Session, xid: str, branch_id: int, changes: Sequence[Change]
+        self,
+        session: Session,
+        xid: str,
+        branch_id: int,
+        changes: Sequence[Change],
+        *,
+        cluster_id: str = "",
     ) -> None:
-        """Keep what is to be undone.
+        """Keep what is to be undone of a transaction of a cluster.
 
         Raises: what the driver raises; a duplicate when the branch was rolled back before.
         """
         body, compression = encode(changes)
         size = self._dialect.greatest_bytes
         parts = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
-        context = _Context(compression=compression, parts=len(parts))
+        context = _Context(compression=compression, parts=len(parts), cluster=cluster_id)
         await self._put(session, xid, branch_id, context, parts[0], Status.TO_UNDO)
         for number, part in enumerate(parts[1:], start=1):
             await self._put(session, f"{xid}#{number}", branch_id, _Context(), part, Status.TO_UNDO)
 
-    async def insert_placeholder(self, session: Session, xid: str, branch_id: int) -> None:
+    async def insert_placeholder(
+        self, session: Session, xid: str, branch_id: int, *, cluster_id: str = ""
+    ) -> None:
         """Keep a branch from ever being done.
 
         Raises: what the driver raises; a duplicate when it was done meanwhile.
         """
-        context = _Context(is_placeholder=True)
+        context = _Context(is_placeholder=True, cluster=cluster_id)
         await self._put(session, xid, branch_id, context, b"", Status.FINISHED)
 
     async def _put(
@@ -233,16 +244,30 @@ class UndoLog:
         except (msgspec.DecodeError, ValueError) as error:
             raise UndoRecordError(f"its context is {context!r}: {error}") from None
 
-    async def bury(self, session: Session, xid: str, branch_id: int) -> None:
+    async def bury(
+        self, session: Session, xid: str, branch_id: int, *, cluster_id: str = ""
+    ) -> None:
         """Make a row that was undone a tombstone."""
         await self._forget_parts(session, [(xid, branch_id)])
-        context = msgspec.json.encode(_Context(is_tombstone=True)).decode()
+        context = msgspec.json.encode(_Context(is_tombstone=True, cluster=cluster_id)).decode()
         await session.execute(
             f"UPDATE {self.name} SET log_status = {Status.FINISHED.value},"
             f" context = {self._text}, rollback_info = {self._bytes}, log_modified = {self._now}"
             f" WHERE {self._where}",
             (context, self._body(b""), xid, self._number(branch_id)),
         )
+
+    async def page(self, session: Session, after: int, limit: int) -> list[Guard]:
+        """Return rows behind a number, in the order of their numbers; not the parts of others."""
+        found = await session.execute(
+            f"SELECT id, xid, branch_id, context FROM {self.name} WHERE id > {self._whole}"
+            f" AND xid NOT LIKE '%#%' ORDER BY id LIMIT {int(limit)}",
+            (self._number(after),),
+        )
+        return [
+            Guard(int(number), str(xid), int(branch_id), _cluster_of(context))
+            for number, xid, branch_id, context in found.rows
+        ]
 
     async def delete(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:
         """Forget branches, whatever is kept of them."""
@@ -265,3 +290,11 @@ class UndoLog:
                     f"DELETE FROM {self.name} WHERE {self._where}",
                     (f"{xid}#{number}", self._number(branch_id)),
                 )
+
+
+def _cluster_of(context: object) -> str:
+    """Return whose a row is; nobody's when it says nothing that can be read."""
+    try:
+        return _READ_CONTEXT.decode(str(context)).cluster
+    except msgspec.DecodeError:
+        return ""

@@ -18,11 +18,10 @@ from tidelock.rm.messages import (
     GREATEST_HEARD_BYTES,
     Asked,
     Complaint,
+    FatesTold,
     GoElsewhere,
     Heard,
-    Leave,
-    Register,
-    Result,
+    Said,
     Unknown,
     Unreadable,
     Welcome,
@@ -72,7 +71,7 @@ class Connection:
     def is_open(self) -> bool:
         return not self._socket.closed
 
-    async def receive(self) -> Welcome | Asked | Unreadable:
+    async def receive(self) -> Welcome | Asked | FatesTold | Unreadable:
         """Return what the node says next.
 
         Raises:
@@ -122,7 +121,7 @@ class Connection:
             why = f"the node closed the channel with {code} {reason or ''}".rstrip()
         return ChannelClosedError(why, code, refused=code in (BAD_MESSAGE, 1009, 4408, 4429))
 
-    async def say(self, message: Register | Result | Leave) -> None:
+    async def say(self, message: Said) -> None:
         """Send.
 
         Raises:

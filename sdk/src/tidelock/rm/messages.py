@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from tidelock.rm.resource import BranchStatus, PhaseTwoStatus
+from tidelock.rm.resource import BranchStatus, Fate, PhaseTwoStatus
 
 GREATEST_MESSAGE_BYTES: Final = 64 << 10
 """What a node takes."""
@@ -23,6 +23,9 @@ GREATEST_RESOURCE_BYTES: Final = 255
 
 GREATEST_CLEAN_BATCH: Final = 200
 """Branches of one `clean`."""
+
+GREATEST_FATES: Final = 500
+"""Branches of one `ask-fates`."""
 
 LEAST_GRACE_MS: Final = 1_000
 GREATEST_GRACE_MS: Final = 600_000
@@ -108,14 +111,30 @@ class Result(_Message, frozen=True, kw_only=True, tag="result", omit_defaults=Tr
     not_found: bool = False
 
 
+class GuardedBranch(_Message, frozen=True, kw_only=True):
+    """A branch for which something is kept."""
+
+    xid: str
+    branch_id: int
+
+
+class AskFates(_Message, frozen=True, kw_only=True, tag="ask-fates"):
+    """What became of these?"""
+
+    request_id: int
+    branches: tuple[GuardedBranch, ...]
+
+
 class Leave(_Message, frozen=True, kw_only=True, tag="leave"):
     """The process ends."""
 
 
+Said = Register | Result | AskFates | Leave
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def encode(message: Register | Result | Leave) -> str:
+def encode(message: Said) -> str:
     return _encode(message).decode()
 
 
@@ -128,6 +147,7 @@ class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     session_id: _Number
     resumed: bool
     heartbeat_ms: Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
+    cluster_id: str = ""
     node_id: str = ""
     grace_ms: int = 0
 
@@ -178,6 +198,13 @@ class SweepAsked(_Message, frozen=True, kw_only=True, tag_field="type", tag="swe
     epoch: Annotated[int, msgspec.Meta(ge=0)]
 
 
+class FatesTold(_Message, frozen=True, kw_only=True, tag="fates"):
+    """Answer to `AskFates`, in its order."""
+
+    request_id: int
+    branches: tuple[Fate, ...]
+
+
 class Complaint(_Message, frozen=True, kw_only=True, tag="error"):
     """What was wrong with a message. The channel is closed behind it."""
 
@@ -216,7 +243,7 @@ class Unknown(msgspec.Struct, frozen=True):
     kind: str
 
 
-Heard = Welcome | Asked | Complaint | GoElsewhere | Unreadable | Unknown
+Heard = Welcome | Asked | FatesTold | Complaint | GoElsewhere | Unreadable | Unknown
 
 
 class _Head(msgspec.Struct, frozen=True, rename="camel"):
@@ -224,11 +251,11 @@ class _Head(msgspec.Struct, frozen=True, rename="camel"):
     request_id: int | None = None
 
 
-_heard: Final = msgspec.json.Decoder(Welcome | Asked | Complaint | GoElsewhere)
+_heard: Final = msgspec.json.Decoder(Welcome | Asked | FatesTold | Complaint | GoElsewhere)
 _head: Final = msgspec.json.Decoder(_Head)
 _BEGINS: Final = re.compile(rb'\{"type":"([a-z-]+)","requestId":([0-9]{1,16}),')
 _CALLS: Final = frozenset(map(str, CallKind))
-_OTHERS: Final = frozenset({"welcome", "error", "go-elsewhere"})
+_OTHERS: Final = frozenset({"welcome", "fates", "error", "go-elsewhere"})
 
 
 def decode(text: bytes) -> Heard:

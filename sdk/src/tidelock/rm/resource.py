@@ -32,6 +32,21 @@ class BranchCall(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The branch reported that its first phase is done."""
     owner_gone: bool = False
     """The session that registered the branch has ended: nobody works on it any more."""
+    cluster_id: str = ""
+    """Of the cluster that asks. What is kept for the branch is kept for that one."""
+
+
+class Fate(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where the transaction of a branch stands, as `Application.fates` tells."""
+
+    xid: str
+    branch_id: int
+    status: str
+    """Of the transaction. FORGOTTEN: it ended so long ago that nothing is kept of it. UNKNOWN: the
+    cluster never had such a branch.
+    """
+    may_clean: bool
+    """What guards against late calls of the branch may go."""
 
 
 class PhaseTwoStatus(enum.StrEnum):
@@ -119,8 +134,9 @@ class Sweeping(Protocol):
     async def sweep(self) -> None:
         """Look through all guards, ask the cluster which transactions are over, forget those.
 
-        It is asked for when more was to be cleaned than the cluster notes, and again until it
-        returns. The answer is waited for for 120 s; what takes longer goes on, and is joined when
-        it is asked for again.
+        `tidelock.sql.sweeping` does it, given where the guards are; what keeps none returns. It is
+        asked for when more was to be cleaned than the cluster notes, and again until it returns.
+        The answer is waited for for 120 s; what takes longer goes on, and is joined when it is
+        asked for again.
         """
         ...

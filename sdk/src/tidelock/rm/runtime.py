@@ -13,6 +13,7 @@ from typing import Final
 
 from tidelock.client.transport import INHERITED, Transport
 from tidelock.rm.dispatch import Dispatcher
+from tidelock.rm.fates import Fates
 from tidelock.rm.health import Health
 from tidelock.rm.roster import Roster
 from tidelock.rm.session import Identity, NoSessionError, Session
@@ -28,7 +29,8 @@ class Runtime:
     def __init__(self, transport: Transport, roster: Roster, who: Identity) -> None:
         self._roster = roster
         self._dispatcher = Dispatcher(roster)
-        self._session = Session(transport, roster, self._dispatcher, who)
+        self.fates = Fates()
+        self._session = Session(transport, roster, self._dispatcher, self.fates, who)
         self._task: asyncio.Task[None] | None = None
 
     def changed(self) -> None:
@@ -43,6 +45,11 @@ class Runtime:
         """
         standing = self._session.standing
         return standing.session_id if standing.revision >= revision else 0
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster of the session, empty while there is none. From any thread."""
+        return self._session.standing.cluster_id
 
     async def session_id(self, revision: int, timeout_ms: int) -> int:
         """Return the session once the cluster knows the roster of this revision. On the loop.

@@ -25,6 +25,7 @@ from tidelock.rm import connection as channel
 from tidelock.rm import failures
 from tidelock.rm.connection import ChannelClosedError, Connection
 from tidelock.rm.dispatch import Answer, Asker, Dispatcher, Question
+from tidelock.rm.fates import Fates
 from tidelock.rm.messages import (
     GREATEST_CLEAN_BATCH,
     GREATEST_GRACE_MS,
@@ -32,6 +33,7 @@ from tidelock.rm.messages import (
     LEAST_GRACE_MS,
     Asked,
     CallKind,
+    FatesTold,
     Leave,
     Register,
     Result,
@@ -91,20 +93,29 @@ class Standing(msgspec.Struct, frozen=True):
     session_id: int = 0
     revision: int = -1
     """Of the roster, up to which the cluster knows it."""
+    cluster_id: str = ""
 
 
 class Session:
     """Keeps a channel open. All is on one loop, but for `standing`, which any thread reads."""
 
     def __init__(
-        self, transport: Transport, roster: Roster, dispatcher: Dispatcher, who: Identity
+        self,
+        transport: Transport,
+        roster: Roster,
+        dispatcher: Dispatcher,
+        fates: Fates,
+        who: Identity,
     ) -> None:
         self._transport = transport
         self._roster = roster
         self._dispatcher = dispatcher
+        self._fates = fates
         self._who = who
         self._session_id = 0
         """What is taken along; 0 when there is none."""
+        self._cluster_id = ""
+        """Whose session it is."""
         self._known = -1
         self._sent: deque[int] = deque()
         """Revisions of the roster that the node was told and has not confirmed."""
@@ -234,13 +245,16 @@ class Session:
                 heard = await connection.receive()
                 match heard:
                     case Welcome():
-                        self._welcome(url, heard)
+                        self._welcome(url, connection, heard)
+                    case FatesTold():
+                        self._fates.told(heard)
                     case Unreadable():
                         self._complain(connection, heard)
                     case _:
                         self._ask(connection, heard)
         finally:
             self.connection = None
+            self._fates.lost()
             registering.cancel()
             (failed,) = await asyncio.gather(registering, return_exceptions=True)
             if isinstance(failed, Exception):
@@ -285,7 +299,7 @@ class Session:
 
     # --- what a node says
 
-    def _welcome(self, url: URL, welcome: Welcome) -> None:
+    def _welcome(self, url: URL, connection: Connection, welcome: Welcome) -> None:
         """Raises: ChannelClosedError: it answers nothing."""
         if not self._sent:
             raise ChannelClosedError("the node welcomes whom it was not asked to")
@@ -301,13 +315,16 @@ class Session:
         if self._session_id == 0:
             _log.info("session %d at %s", welcome.session_id, welcome.node_id)
         self._session_id = welcome.session_id
+        self._cluster_id = welcome.cluster_id
+        self._fates.welcomed(connection, welcome.cluster_id)
         self._publish()
 
     def _ask(self, connection: Connection, asked: Asked) -> None:
         """Raises: ChannelClosedError: it asks whom it has not welcomed."""
         if self._welcomed_at is None:
             raise ChannelClosedError("the node asks before it has welcomed anybody")
-        self._dispatcher.ask(_question(asked), self._asker(connection, asked.request_id))
+        question = _question(asked, self._cluster_id)
+        self._dispatcher.ask(question, self._asker(connection, asked.request_id))
 
     def _complain(self, connection: Connection, asked: Unreadable) -> None:
         _log.error("%s could not be read: %s", asked.kind, asked.why)
@@ -383,7 +400,9 @@ class Session:
     def _publish(self) -> None:
         """Show how the session stands."""
         usable = self._session_id != 0 and self._losing is None
-        self.standing = Standing(self._session_id, self._known) if usable else Standing()
+        self.standing = (
+            Standing(self._session_id, self._known, self._cluster_id) if usable else Standing()
+        )
         self._news.set()
         self._news = asyncio.Event()
 
@@ -398,7 +417,7 @@ async def _tell(resource: SessionBound, session_id: int) -> None:
         )
 
 
-def _question(asked: Asked) -> Question:
+def _question(asked: Asked, cluster_id: str) -> Question:
     kind = KIND_OF[type(asked)]
     if isinstance(asked, SweepAsked):
         return Question(
@@ -417,6 +436,7 @@ def _question(asked: Asked) -> Question:
         epoch=asked.epoch,
         phase_one_done=asked.phase_one_done,
         owner_gone=asked.owner_gone,
+        cluster_id=cluster_id,
     )
     calls: tuple[BranchCall, ...] = (first,)
     if kind is CallKind.CLEAN and asked.branches:

@@ -230,7 +230,7 @@ class _Action:
 
     def _fence(self, application: Application, calls: Calls) -> Fence:
         if self._source is not None:
-            return DatabaseFence(self._source, self._name)
+            return DatabaseFence(application, self._source, self._name)
         return CoordinatorFence(application, self._name, calls)
 
     def _later(self, step: Step) -> Work:

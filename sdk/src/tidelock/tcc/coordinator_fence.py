@@ -134,6 +134,9 @@ class CoordinatorFence:
     async def forget(self, ended: Sequence[BranchCall]) -> None:
         """The coordinator forgets by itself."""
 
+    async def sweep(self) -> None:
+        """Nothing is kept here."""
+
 
 async def _run(work: Work, context: ActionContext) -> None:
     await work(context)

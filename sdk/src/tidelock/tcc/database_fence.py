@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from tidelock.application import Application
 from tidelock.crash_points import reached
 from tidelock.errors import ProblemError
 from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
 from tidelock.sql.session import Session
+from tidelock.sql.sweeping import PAGE, Guard, sweep
 from tidelock.tcc.context import ActionContext, encoded
 from tidelock.tcc.errors import TryRefusedError
 from tidelock.tcc.fence import (
@@ -35,7 +37,8 @@ _STATUSES = {
 class DatabaseFence:
     """The fence of one action. Implements `tidelock.tcc.fence.Fence`."""
 
-    def __init__(self, source: TccDataSource, name: str) -> None:
+    def __init__(self, application: Application, source: TccDataSource, name: str) -> None:
+        self._application = application
         self._source = source
         self._name = name
 
@@ -67,7 +70,14 @@ class DatabaseFence:
         before = encoded(self._name, context.data)
         reached("tcc.before-fence-row")
         try:
-            await table.insert(session, branch, self._name, FenceStatus.TRIED, before)
+            await table.insert(
+                session,
+                branch,
+                self._name,
+                FenceStatus.TRIED,
+                before,
+                cluster_id=self._application.cluster_id,
+            )
         except Exception as error:
             if not session.dialect.is_duplicate(error):
                 raise
@@ -165,7 +175,12 @@ class DatabaseFence:
         branch = (call.xid, call.branch_id)
         reached("tcc.before-suspend")
         await self._source.table(session).insert(
-            session, branch, self._name, FenceStatus.SUSPENDED, "{}"
+            session,
+            branch,
+            self._name,
+            FenceStatus.SUSPENDED,
+            "{}",
+            cluster_id=call.cluster_id,
         )
         reached("tcc.before-suspend-commit")
         await session.commit()
@@ -186,11 +201,27 @@ class DatabaseFence:
 
     async def forget(self, ended: Sequence[BranchCall]) -> None:
         """Delete the rows."""
+        await self._delete([(call.xid, call.branch_id) for call in ended])
 
+    async def sweep(self) -> None:
+        """Delete the rows of the action whose transaction is finished, page by page."""
+
+        async def page_after(place: tuple[str, int] | None) -> list[Guard]:
+            async def read(session: Session) -> list[Guard]:
+                table = self._source.table(session)
+                found = await table.page(session, self._name, place or ("", 0), PAGE)
+                if session.in_transaction:
+                    await session.rollback()
+                return found
+
+            return await self._source.database.run(read)
+
+        await sweep(self._application, page_after, self._delete)
+
+    async def _delete(self, branches: Sequence[tuple[str, int]]) -> None:
         async def delete(session: Session) -> None:
             await begin(session)
             reached("tcc.before-delete")
-            branches = [(call.xid, call.branch_id) for call in ended]
             await self._source.table(session).delete(session, branches)
             await session.commit()
             reached("tcc.after-delete")

@@ -57,6 +57,10 @@ class Fence(Protocol):
         """Tell what became of a branch."""
         ...
 
+    async def sweep(self) -> None:
+        """Delete what is kept of all branches whose transaction is finished."""
+        ...
+
     async def forget(self, ended: Sequence[BranchCall]) -> None:
         """Delete what is kept of branches whose transaction is finished."""
         ...

@@ -15,6 +15,7 @@ import msgspec
 
 from tidelock.sql.dialects import DIALECTS, Dialect, DialectName
 from tidelock.sql.session import MARK, Session
+from tidelock.sql.sweeping import Guard
 from tidelock.tcc.context import decoded
 from tidelock.tcc.errors import FenceError
 
@@ -29,6 +30,7 @@ CREATE TABLE IF NOT EXISTS {table} (
   xid VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   branch_id BIGINT NOT NULL,
   action_name VARCHAR(256) NOT NULL,
+  cluster_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   status SMALLINT NOT NULL,
   data TEXT NOT NULL,
   created DATETIME NOT NULL,
@@ -41,6 +43,7 @@ CREATE TABLE IF NOT EXISTS {table} (
   xid varchar(100) NOT NULL,
   branch_id bigint NOT NULL,
   action_name varchar(256) NOT NULL,
+  cluster_id varchar(64) NOT NULL,
   status smallint NOT NULL,
   data text NOT NULL,
   created timestamptz NOT NULL,
@@ -53,6 +56,7 @@ CREATE TABLE IF NOT EXISTS {table} (
   xid TEXT NOT NULL,
   branch_id INTEGER NOT NULL,
   action_name TEXT NOT NULL,
+  cluster_id TEXT NOT NULL,
   status INTEGER NOT NULL,
   data TEXT NOT NULL,
   created TEXT NOT NULL,
@@ -116,9 +120,9 @@ class FenceTable:
         # Drivers of PostgreSQL differ in the types that they give to values: all are sent as texts.
         self._as_texts = dialect.name == "postgresql"
         self._text = f"{MARK}::text" if self._as_texts else MARK
-        whole = f"{MARK}::text::bigint" if self._as_texts else MARK
-        self._key = f"{self._text}, {whole}"
-        self._where = f"xid = {self._text} AND branch_id = {whole}"
+        self._whole = f"{MARK}::text::bigint" if self._as_texts else MARK
+        self._key = f"{self._text}, {self._whole}"
+        self._where = f"xid = {self._text} AND branch_id = {self._whole}"
 
     def _place(self, xid: str, branch_id: int) -> tuple[str, int | str]:
         return xid, str(branch_id) if self._as_texts else branch_id
@@ -130,13 +134,15 @@ class FenceTable:
         action_name: str,
         status: FenceStatus,
         data: str,
+        *,
+        cluster_id: str,
     ) -> None:
         """Insert a row. Raises: what the driver raises; a duplicate when there is one."""
         await session.execute(
-            f"INSERT INTO {self._name} (xid, branch_id, action_name, status, data, created,"
-            f" modified) VALUES ({self._key}, {self._text}, {status.value}, {self._text},"
-            f" {self._now}, {self._now})",
-            (*self._place(*branch), action_name, data),
+            f"INSERT INTO {self._name} (xid, branch_id, action_name, cluster_id, status, data,"
+            f" created, modified) VALUES ({self._key}, {self._text}, {self._text}, {status.value},"
+            f" {self._text}, {self._now}, {self._now})",
+            (*self._place(*branch), action_name, cluster_id, data),
         )
 
     async def read(
@@ -175,6 +181,22 @@ class FenceTable:
             f" WHERE {self._where}",
             self._place(*branch),
         )
+
+    async def page(
+        self, session: Session, action_name: str, after: tuple[str, int], limit: int
+    ) -> list[Guard]:
+        """Return rows of an action behind a branch, in the order of xids and branches."""
+        xid, number = self._place(*after)
+        found = await session.execute(
+            f"SELECT xid, branch_id, cluster_id FROM {self._name} WHERE action_name = {self._text}"
+            f" AND (xid > {self._text} OR (xid = {self._text} AND branch_id > {self._whole}))"
+            f" ORDER BY xid, branch_id LIMIT {int(limit)}",
+            (action_name, xid, xid, number),
+        )
+        return [
+            Guard((xid, int(branch_id)), xid, int(branch_id), cluster_id)
+            for xid, branch_id, cluster_id in found.rows
+        ]
 
     async def delete(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:
         """Forget branches."""

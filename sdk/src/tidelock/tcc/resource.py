@@ -44,3 +44,7 @@ class TccResource:
     async def clean(self, ended: Sequence[BranchCall]) -> None:
         """Forget finished branches."""
         await self._fence.forget(ended)
+
+    async def sweep(self) -> None:
+        """Forget all that are finished, whoever left them."""
+        await self._fence.sweep()

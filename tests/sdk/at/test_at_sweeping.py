@@ -1,0 +1,178 @@
+"""Guards that nobody was told to clean go all the same; none whose transaction may still act."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import tidelock
+from node.delivery import cleaner
+from statemachine.transactions import cleaning
+from tests.meta.documents import ROOT
+from tests.sdk.at.test_at_crashes import BEFORE, PROGRAM, another_process, settled
+from tests.sdk.at_sources import Shop, undone
+from tidelock.at import resource
+from tidelock.at.undo_log import DEFAULT_TABLES
+from tidelock.client import Client
+from tidelock.crash_points import watched
+from tidelock.errors import TransactionNotActiveError
+from tidelock.testing import Coordinator
+
+pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
+
+EVERYWHERE = pytest.mark.parametrize("database", ["mysql", "postgresql", "sqlite"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator has no room for notes of what is to be cleaned."""
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 0)
+
+
+def insert_guard(shop: Shop, xid: str, branch_id: int, context: str) -> None:
+    now = "'2026-01-01 00:00:00'"
+    shop.database.sql(
+        f"INSERT INTO {DEFAULT_TABLES[shop.dialect]} (branch_id, xid, context, rollback_info,"
+        f" log_status, log_created, log_modified) VALUES ({branch_id}, '{xid}', '{context}', '',"
+        f" 1, {now}, {now})"
+    )
+
+
+def apart(work: object) -> None:
+    """Do work in a thread, where no transaction is bound."""
+    thread = threading.Thread(target=work)  # type: ignore[arg-type]  # anything that can be called
+    thread.start()
+    thread.join()
+
+
+@EVERYWHERE
+def test_guards_of_finished_transactions_go_and_all_others_stay(
+    shop: Shop, tidelock_coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "PAGE", 2)
+    # Of another cluster, whose numbers look like old ones of this cluster; of nobody knows which;
+    # and what is no context at all.
+    for branch_id, context in ((1, '{"cluster":"c2"}'), (2, "{}"), (3, "?")):
+        insert_guard(shop, "a:1", branch_id, context)
+
+    def is_swept() -> bool:
+        return not any("swept" in line for line in tidelock_coordinator.leftovers())
+
+    with tidelock.transaction(application=shop.source.application) as transaction:
+        shop.execute("UPDATE t SET v = 11 WHERE id = 1")
+        for number in range(3):
+            change = f"UPDATE t SET v = {number} WHERE id = 2"
+            apart(lambda change=change: undone(shop, change))
+        tidelock_coordinator.wait_until(lambda: is_swept() and len(shop.undo_rows()) == 4)
+        assert {xid for xid, _, _ in shop.undo_rows()} == {"a:1", transaction.xid}
+    tidelock_coordinator.assert_clean()
+    assert [xid for xid, _, _ in shop.undo_rows()] == ["a:1"] * 3
+    assert shop.rows() == [(1, 11, "one"), (2, 20, "two"), (3, 30, "three")]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_channel_that_breaks_while_it_is_swept_leaves_the_rest_to_the_next_time(
+    shop: Shop, tidelock_coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "PAGE", 1)
+    monkeypatch.setattr(cleaner, "_PAUSE_AFTER_FAILURE_S", 0.1)
+    application = shop.source.application
+    deleted: list[str] = []
+
+    def hang_up(point: str) -> None:
+        if point == "at.before-delete":
+            deleted.append(point)
+            if len(deleted) == 2:
+                application.client.run(broken)
+
+    async def broken(_: Client) -> None:
+        runtime = application._runtime
+        assert runtime is not None
+        connection = runtime._session.connection
+        assert connection is not None
+        await connection.close()
+
+    with watched(hang_up), tidelock.transaction(application=application):
+        for _ in range(3):
+            apart(lambda: undone(shop, "UPDATE t SET v = 1 WHERE id = 2"))
+        tidelock_coordinator.wait_until(lambda: len(deleted) >= 2)
+    tidelock_coordinator.assert_clean()
+    assert shop.undo_rows() == []
+    assert application.health().connections == 2
+
+
+def run_and_die(shop: Shop, coordinator: Coordinator, point: str) -> None:
+    """Have another process roll back, and die while it sweeps."""
+    database = shop.database
+    where = {"name": database.name} if database.server is None else database.where()
+    lingers = PROGRAM.replace("application.close()", "import time; time.sleep(60)")
+    died = subprocess.run(
+        [
+            *(sys.executable, "-c", lingers),
+            *(coordinator.url, database.dialect, json.dumps(where), "rollback"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "TIDELOCK_CRASH_AT": point},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        pytest.param("mysql", marks=pytest.mark.long),
+        pytest.param("postgresql", marks=pytest.mark.long),
+        "sqlite",
+    ],
+    indirect=True,
+)
+@pytest.mark.parametrize(
+    "point", ["at.before-delete", pytest.param("at.after-delete", marks=pytest.mark.long)]
+)
+def test_a_process_that_dies_while_it_sweeps_leaves_the_rest_to_another(
+    shop: Shop, tidelock_coordinator: Coordinator, point: str
+) -> None:
+    run_and_die(shop, tidelock_coordinator, point)
+    # What it undid is undone, and only its guards may be left.
+    assert shop.rows() == BEFORE
+    another_process(shop)
+    assert settled(shop, tidelock_coordinator) == BEFORE
+
+
+# SQLite lets nobody in while a local transaction writes, so there no rollback overtakes it.
+@pytest.mark.parametrize("database", ["mysql", "postgresql"], indirect=True)
+def test_a_branch_that_is_done_when_its_guards_are_gone_is_taken_back(
+    shop: Shop, tidelock_coordinator: Coordinator
+) -> None:
+    seen: list[str] = []
+
+    def end(point: str) -> None:
+        seen.append(point)
+        if point == "at.after-register":
+
+            async def roll_back(client: Client) -> None:
+                for each in found:
+                    await client.transactions.rollback(each.xid)
+
+            found = tidelock_coordinator.transactions()
+            tidelock_coordinator.client.run(roll_back)
+            tidelock_coordinator.assert_clean()
+
+    def work() -> None:
+        shop.within(lambda: shop.execute("UPDATE t SET v = 11 WHERE id = 1"))
+
+    with watched(end), pytest.raises(TransactionNotActiveError):
+        work()
+    assert seen[-1] == "at.after-take-back"
+    assert shop.rows() == BEFORE
+    assert shop.undo_rows() == []
