@@ -106,17 +106,15 @@ class SQLite(Dialect):
 
     def is_duplicate(self, error: BaseException) -> bool:
         """SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID."""
-        return getattr(error, "sqlite_errorcode", 0) in {2067, 1555, 2579}
+        return _code(error) in {2067, 1555, 2579}
 
     def is_constraint(self, error: BaseException) -> bool:
         """SQLITE_CONSTRAINT, with what is special about it in higher bits."""
-        code = getattr(error, "sqlite_errorcode", 0)
-        return isinstance(code, int) and code & 0xFF == 19
+        return _code(error) & 0xFF == 19
 
     def is_transient(self, error: BaseException) -> bool:
         """SQLITE_BUSY and SQLITE_LOCKED, with what is special about them in higher bits."""
-        code = getattr(error, "sqlite_errorcode", 0)
-        return isinstance(code, int) and code & 0xFF in {5, 6}
+        return _code(error) & 0xFF in {5, 6}
 
 
 MYSQL: Final = MySQL()
@@ -155,3 +153,11 @@ def _state(error: BaseException) -> str:
         if isinstance(state, str):
             return state
     return ""
+
+
+def _code(error: BaseException) -> int:
+    for each in _cause(error):
+        code = getattr(each, "sqlite_errorcode", None)
+        if isinstance(code, int):
+            return code
+    return 0
