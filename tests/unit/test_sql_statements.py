@@ -59,6 +59,15 @@ def test_a_delete_may_have_an_alias_and_an_order() -> None:
     assert (found.where.text, found.order.text) == (f"WHERE v > {MARK}", "ORDER BY v DESC LIMIT 1")
 
 
+def test_what_mysql_calls_a_character_set_before_a_value_belongs_to_it() -> None:
+    found = understand(MYSQL, "UPDATE t SET a = _binary %s, _b = '_x' WHERE k = _utf8mb4 %s")
+    assert [column.name for column in found.columns] == ["a", "_b"]
+    assert (found.where.text, found.where.keys) == (f"WHERE k = _utf8mb4 {MARK}", (1,))
+    inserted = understand(MYSQL, "INSERT INTO t (k, v) VALUES (%s, _binary %s)")
+    assert inserted.rows[0][1].kind is CellKind.GIVEN
+    assert inserted.rows[0][1].fragment.text == f"_binary {MARK}"
+
+
 def test_an_insert_says_where_each_value_comes_from() -> None:
     text = (
         "INSERT INTO t (a, b, c, d, e) "
@@ -117,6 +126,7 @@ def test_an_insert_says_what_it_does_with_rows_that_are_there(
         ("mysql", "SELECT * FROM t", Kind.READ),
         ("mysql", " -- why\n (SELECT 1) UNION (SELECT 2)", Kind.READ),
         ("mysql", "SHOW TABLES", Kind.READ),
+        ("postgresql", ";", Kind.READ),
         ("postgresql", "WITH x AS (SELECT 1) SELECT * FROM x", Kind.READ),
         ("postgresql", "EXPLAIN UPDATE t SET a = 1", Kind.READ),
         ("sqlite", "PRAGMA table_info(t)", Kind.READ),

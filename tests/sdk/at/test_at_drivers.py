@@ -241,11 +241,12 @@ def orm_work(session: Session) -> None:
     session.execute(
         sa.text("UPDATE t SET v = :v WHERE id = :i"), [{"v": 40, "i": 4}, {"v": 50, "i": 5}]
     )
+    session.execute(sa.update(Thing), [{"id": 4, "name": "four"}, {"id": 6, "name": "six"}])
 
 
 @pytest.fixture
 def sync_engine(filled: Database, application: Application) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(url_of(filled, SYNC_URLS))
+    engine = sa.create_engine(url_of(filled, SYNC_URLS), pool_pre_ping=True)
     source = AtDataSource.of_engine(engine, application=application)
     yield engine
     engine.dispose()
@@ -311,7 +312,7 @@ def test_rows_of_others_veto_the_commit_of_an_engine(
 async def test_an_async_engine_takes_part(
     filled: Database, application: Application, tidelock_coordinator: Coordinator
 ) -> None:
-    engine = create_async_engine(url_of(filled, ASYNC_URLS))
+    engine = create_async_engine(url_of(filled, ASYNC_URLS), pool_pre_ping=True)
     AtDataSource.of_engine(engine, application=application)
 
     async def work() -> None:

@@ -62,6 +62,8 @@ _CONTROL_WORDS: Final = frozenset(
 )
 _HARMLESS: Final = frozenset({"SHOW", "DESCRIBE", "DESC", "EXPLAIN", "PRAGMA", "TABLE", "VALUES"})
 _CHANGING_PRAGMAS: Final = re.compile(r"\bPRAGMA\b[^=(]*=", re.IGNORECASE)
+_INTRODUCER: Final = re.compile(r"(?<![\w@$`.])_[a-z]\w*\s+(?=:b\d)", re.IGNORECASE)
+"""What MySQL calls the character set before a text: `_binary %s`, as Django writes it."""
 _ANALYZES: Final = re.compile(r"\bANALY[SZ]E\b", re.IGNORECASE)
 
 # What to write instead, by the first word.
@@ -111,6 +113,9 @@ class _Reader:
     def read(self) -> Statement:
         if "\0" in self.original:
             self.refuse("it contains a NUL character")
+        if self.text.strip() == ";":
+            # SQLAlchemy asks PostgreSQL so for signs of life.
+            return Statement(kind=Kind.READ, text=self.text)
         first = self._first_word()
         if first in _CONTROL_WORDS:
             return self._control()
@@ -174,8 +179,9 @@ class _Reader:
         from tidelock.sql.shapes import Shape  # noqa: PLC0415
 
         try:
-            trees = [tree for tree in sqlglot.parse(self.text, read=self.dialect.parser) if tree]
-            tokens = sqlglot.tokenize(self.text, read=self.dialect.parser)
+            text = self._without_introducers()
+            trees = [tree for tree in sqlglot.parse(text, read=self.dialect.parser) if tree]
+            tokens = sqlglot.tokenize(text, read=self.dialect.parser)
         except (SqlglotError, RecursionError) as error:
             first = str(error).partition("\n")[0]
             self.refuse(f"it was not understood ({first}); write it in simpler terms")
@@ -196,6 +202,14 @@ class _Reader:
             case exp.Query():
                 return shape.select()
         return self.refuse("it was not understood; write it in simpler terms")
+
+    def _without_introducers(self) -> str:
+        """Return the text for the parser, which knows no `_binary` before a placeholder; each
+        position stays what it is.
+        """
+        if self.dialect.name != "mysql":
+            return self.text
+        return _INTRODUCER.sub(lambda found: " " * len(found.group()), self.text)
 
 
 def _savepoint(name: str) -> str:

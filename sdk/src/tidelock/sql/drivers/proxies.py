@@ -277,8 +277,8 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
             self.execute(text, values)
             count += max(0, self.__wrapped__.rowcount)
         self._self_count = count
-        module = type(self.__wrapped__).__module__.partition(".")[0]
-        return count if module == "pymysql" else self
+        # So do drivers of MySQL, also as SQLAlchemy shows them; others return nothing of use.
+        return count if self._self_connection._self_session.dialect.name == "mysql" else self
 
     def callproc(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Call a procedure, outside of global transactions."""
