@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.databases.connections import BLOCKING, DIALECT_OF, DRIVERS, Database
@@ -137,3 +138,15 @@ def test_sessions_see_through_what_applications_set_for_themselves(database: Dat
 def test_a_connection_of_no_known_driver_is_refused_by_name() -> None:
     with pytest.raises(DatabaseUnsuitableError, match=r"builtins\.dict is no connection"):
         session_of({})
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_a_connection_of_psycopg_that_is_awaited_is_refused_by_name(
+    database: Database,
+) -> None:
+    connection = await psycopg.AsyncConnection.connect(**database.where())
+    try:
+        with pytest.raises(DatabaseUnsuitableError, match="use asyncpg"):
+            session_of(connection)
+    finally:
+        await connection.close()

@@ -23,7 +23,14 @@ from django.conf import settings
 url, engine, name, host, port, user = sys.argv[1:]
 database = {"ENGINE": f"django.db.backends.{engine}", "NAME": name}
 if host:
-    database |= {"HOST": host, "PORT": port, "USER": user}
+    database |= {"HOST": host, "PORT": port, "USER": user, "CONN_HEALTH_CHECKS": True}
+else:
+    database["OPTIONS"] = {"transaction_mode": "IMMEDIATE"}
+if engine == "mysql":
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+    database["OPTIONS"] = {"isolation_level": "repeatable read"}
 settings.configure(DATABASES={"default": database}, INSTALLED_APPS=[], USE_TZ=True)
 django.setup()
 
@@ -33,8 +40,9 @@ import tidelock
 
 
 class Thing(models.Model):
-    name = models.CharField(max_length=40)
+    name = models.CharField(max_length=40, unique=True)
     v = models.IntegerField()
+    raw = models.BinaryField(default=b"")
 
     class Meta:
         app_label = "shop"
@@ -62,6 +70,17 @@ def work():
     Thing.objects.get(name="two").delete()
     Thing.objects.create(name="three", v=30)
     Thing.objects.bulk_create([Thing(name="four", v=40), Thing(name="five", v=50)])
+    # On PostgreSQL, Django would unfold arrays for these; on MySQL it writes `_binary %s`.
+    one_and_six = [Thing(name="one", v=0), Thing(name="six", v=0)]
+    Thing.objects.bulk_create(one_and_six, ignore_conflicts=True)
+    by = {} if connection.vendor == "mysql" else {"unique_fields": ["name"]}
+    Thing.objects.bulk_create(
+        [Thing(name="six", v=60), Thing(name="seven", v=70)],
+        update_conflicts=True, update_fields=["v"], **by,
+    )
+    seven = Thing.objects.select_for_update().get(name="seven")
+    seven.raw = b"\\xff%s"
+    seven.save()
 
 
 def show(when):
@@ -85,7 +104,7 @@ connection.close()
 application.close()
 """
 
-AFTER = "[('five', 50), ('four', 40), ('one', 11), ('three', 30)]"
+AFTER = "[('five', 50), ('four', 40), ('one', 11), ('seven', 70), ('six', 60), ('three', 30)]"
 PRINTED = f"""\
 undecided {AFTER}
 rolled back [('one', 10), ('two', 20)]
@@ -94,13 +113,13 @@ AutocommitError
 """
 
 
-@pytest.mark.parametrize("database", ["postgresql", "sqlite"], indirect=True)
+@pytest.mark.parametrize("database", ["mysql", "postgresql", "sqlite"], indirect=True)
 def test_the_orm_of_django_takes_part(
     database: Database, tidelock_coordinator: Coordinator
 ) -> None:
     server = database.server
     where = [server.host, str(server.port), server.user] if server else ["", "", ""]
-    engine = {"postgresql": "postgresql", "sqlite": "sqlite3"}[database.dialect]
+    engine = {"mysql": "mysql", "postgresql": "postgresql", "sqlite": "sqlite3"}[database.dialect]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, tidelock_coordinator.url, engine, database.name, *where],
         cwd=ROOT,

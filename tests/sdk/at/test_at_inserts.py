@@ -147,6 +147,20 @@ def test_an_insert_may_meet_a_row_by_any_unique_index(bare_shop: Shop) -> None:
     assert bare_shop.rows() == [(1, "a", 10), (2, "b", 20)]
 
 
+@on(MYSQL)
+def test_an_insert_that_may_update_and_returns_is_undone_where_gaps_are_locked(
+    bare_shop: Shop,
+) -> None:
+    bare_shop.database.sql(UNIQUE, "INSERT INTO t VALUES (1, 'a', 10), (2, 'b', 20)")
+    text = UPSERTS[MYSQL].format("(1, 'a', 5), (2, 'b', 0), (3, 'c', 5)") + " RETURNING id"
+    assert undone(bare_shop, text) == [(1, "a", 15), (2, "b", 20), (3, "c", 5)]
+    assert bare_shop.rows() == [(1, "a", 10), (2, "b", 20)]
+    level = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    with pytest.raises(StatementRefusedError, match="leave RETURNING out"):
+        undone(bare_shop, level, text)
+    assert bare_shop.rows() == [(1, "a", 10), (2, "b", 20)]
+
+
 @EVERYWHERE
 def test_an_insert_that_leaves_rows_alone_undoes_only_its_own(bare_shop: Shop) -> None:
     bare_shop.database.sql(UNIQUE, "INSERT INTO t VALUES (1, 'a', 10)")

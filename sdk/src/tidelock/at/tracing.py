@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from tidelock.at.checks import check_key_stays, columns_of, refuse
@@ -9,6 +11,7 @@ from tidelock.at.errors import ImageMismatchError
 from tidelock.at.images import Image, Photographer, Row, differs
 from tidelock.at.inserts import Insertion
 from tidelock.at.undo_records import Change, Operation, change_of
+from tidelock.sql.columns import text_of
 from tidelock.sql.interception import Ran, StatementCall
 from tidelock.sql.placeholders import Fragment
 from tidelock.sql.session import Session
@@ -16,6 +19,12 @@ from tidelock.sql.statements import Kind, Statement
 from tidelock.sql.tables import Column, Table
 
 Traced = tuple[Change | None, Image]
+
+_ISOLATION: Final = """
+SELECT variable_value FROM information_schema.session_variables
+WHERE variable_name IN ('TX_ISOLATION', 'TRANSACTION_ISOLATION')
+"""
+"""For MariaDB, which alone returns rows of an INSERT; the names differ by version."""
 
 
 class Tracer:
@@ -185,6 +194,7 @@ class Tracer:
         before = await insertion.met(photographer)
         if before is None:
             return await self._insert()
+        await self._counts_or_locks_gaps()
         ran = await self._run()
         await self._made_none_of_others(insertion, photographer, before, ran)
         after = await insertion.done(photographer, before, ran)
@@ -199,6 +209,33 @@ class Tracer:
                 pairs.append((known, row))
         self._agrees_with_made(ran, made=made, changed=len(pairs) - made, met=len(before))
         return self._traced(Operation.UPDATE, after, pairs)
+
+    async def _counts_or_locks_gaps(self) -> None:
+        """See that a row which another session makes meanwhile would not pass for one of ours.
+
+        With RETURNING, MariaDB counts the rows that it returns, which tells nothing about that; but
+        at REPEATABLE READ the look at the rows has locked where they would stand.
+
+        Raises:
+            StatementRefusedError
+        """
+        statement = self._statement
+        assert statement.conflict is not None
+        if self._session.dialect.name != "mysql" or not self._counts_returned:
+            return
+        found = await self._session.execute(_ISOLATION)
+        level = text_of(found.rows[0][0]).upper() if found.rows else "unknown"
+        if level not in {"REPEATABLE-READ", "SERIALIZABLE"}:
+            refuse(
+                statement,
+                "with RETURNING nobody can tell which of its rows were there before at isolation "
+                f"level {level}; leave RETURNING out, or connect with REPEATABLE READ",
+            )
+
+    @property
+    def _counts_returned(self) -> bool:
+        conflict = self._statement.conflict
+        return conflict is not None and bool(conflict.updates) and bool(self._statement.returning)
 
     async def _made_none_of_others(
         self, insertion: Insertion, photographer: Photographer, before: Image, ran: Ran
@@ -235,6 +272,8 @@ class Tracer:
                 refuse(statement, "several of its rows meet the same row; execute them apart")
             least = made + 2 * changed
             most = least + (met - changed if self._session.counts_found_rows else 0)
+            if self._counts_returned:
+                least = most = len(statement.rows)
             if not least <= count <= most:
                 raise self._mismatch(f"it counted {count}, and {least} to {most} were expected")
 

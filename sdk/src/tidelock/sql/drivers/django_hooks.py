@@ -8,6 +8,7 @@ from typing import Any
 try:
     from django.db import connections
     from django.db.backends.signals import connection_created
+    from django.db.models.sql.compiler import SQLInsertCompiler
 except ImportError as missing:
     raise ImportError(
         'connections of Django that take part need more: pip install "tidelock[django]"'
@@ -33,7 +34,23 @@ def install(alias: str, wrap: Callable[[Any], Any]) -> None:
     def created(sender: Any, connection: Any, **_: Any) -> None:
         if connection.alias == alias:
             connection.connection = wrap(connection.connection)
+            if connection.vendor == "postgresql":
+                _write_rows_out(connection.ops)
 
     connection_created.connect(created, weak=False, dispatch_uid=f"tidelock-{alias}")
     # One that this thread has already is made anew when it is next needed.
     connections[alias].close()
+
+
+def _write_rows_out(operations: Any) -> None:
+    """Have several rows inserted by VALUES. Django 5.2 unfolds arrays on PostgreSQL, of which
+    nobody knows beforehand which rows an ON CONFLICT will meet.
+    """
+    if "compiler" in vars(operations):
+        return
+    given = operations.compiler
+
+    def compiler(name: str) -> Any:
+        return SQLInsertCompiler if name == "SQLInsertCompiler" else given(name)
+
+    operations.compiler = compiler

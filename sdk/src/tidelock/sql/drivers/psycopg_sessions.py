@@ -10,6 +10,7 @@ from psycopg.rows import tuple_row
 
 from tidelock.sql.dialects import POSTGRESQL
 from tidelock.sql.drivers.blocking import BlockingSession
+from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.sql.placeholders import Style
 
 
@@ -53,6 +54,15 @@ class PsycopgSession(BlockingSession):
             self._connection.rollback()
 
 
-def session(connection: psycopg.Connection[Any]) -> PsycopgSession:
-    """Return the session of a connection."""
+def session(connection: object) -> PsycopgSession:
+    """Return the session of a connection.
+
+    Raises:
+        DatabaseUnsuitableError: it is an `AsyncConnection`.
+    """
+    if not isinstance(connection, psycopg.Connection):
+        raise DatabaseUnsuitableError(
+            f"{type(connection).__name__} of psycopg is not supported: use asyncpg where the code "
+            "awaits, or psycopg's blocking Connection"
+        )
     return PsycopgSession(connection)
