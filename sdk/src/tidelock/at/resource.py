@@ -22,6 +22,7 @@ from tidelock.sql.catalog import Catalog
 from tidelock.sql.databases import Database
 from tidelock.sql.drivers import session_of
 from tidelock.sql.identity import identify
+from tidelock.sql.reading import load_parser
 from tidelock.sql.session import Session
 from tidelock.sql.sweeping import PAGE, Guard, sweep
 
@@ -274,6 +275,7 @@ class AtDataSource:
         identity = await identify(session)
         if session.in_transaction and not session.autocommits:
             await session.rollback()
+        load_parser(session.dialect)
         with self._lock:
             if self._known is None:
                 rules = Rules(

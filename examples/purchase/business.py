@@ -1,0 +1,66 @@
+"""The business service: a purchase is three calls to others, of which all count or none."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
+
+import tidelock
+from examples.purchase.service import Body, RefusedError, configure, serve, setting
+from tidelock.propagation.aiohttp_client import carrying
+
+STORAGE = setting("STORAGE", "http://127.0.0.1:8001")
+ORDER = setting("ORDER", "http://127.0.0.1:8002")
+ACCOUNT = setting("ACCOUNT", "http://127.0.0.1:8003")
+TIMEOUT_MS = int(setting("TIMEOUT_MS", "30000"))
+PRICES = {"chair": 100}
+
+MODES = {
+    "AT": ("AT", "AT", "AT"),
+    "XA": ("XA", "XA", "XA"),
+    "TCC": ("TCC", "TCC", "TCC"),
+    "MIXED": ("AT", "TCC", "AT"),
+}
+"""In which mode storage, order and account take part. One transaction may have several."""
+
+# Only these are told of the transaction: by name and port, so that no xid goes astray.
+configure("business", calls=tuple(urlsplit(url).netloc for url in (STORAGE, ORDER, ACCOUNT)))
+
+
+@tidelock.global_transaction(name="purchase", timeout_ms=TIMEOUT_MS)
+async def purchase(user_id: str, commodity_code: str, count: int, mode: str) -> Body:
+    """Buy something. Whatever is raised in here, nothing was bought."""
+    storage, order, account = MODES[mode]
+    order_id, money = uuid.uuid4().hex[:12], PRICES[commodity_code] * count
+    goods = {"commodity_code": commodity_code, "count": count}
+    payment = {"user_id": user_id, "money": money}
+    await call(f"{STORAGE}/deduct", {"mode": storage, **goods})
+    await call(f"{ORDER}/create", {"mode": order, "order_id": order_id, **goods, **payment})
+    await call(f"{ACCOUNT}/debit", {"mode": account, **payment})
+    return {"order_id": order_id, "money": money}
+
+
+async def call(url: str, body: Body) -> None:
+    """Ask another service; `carrying` takes the transaction along."""
+    patience = ClientTimeout(total=10)
+    async with (
+        ClientSession(middlewares=[carrying()], timeout=patience) as session,
+        session.post(url, json=body) as response,
+    ):
+        if response.status == 409:
+            raise RefusedError((await response.json())["error"])
+        response.raise_for_status()
+
+
+async def answer(body: Body) -> Any:
+    try:
+        return await purchase(**body)
+    except (ClientError, TimeoutError, tidelock.TidelockError) as error:
+        raise RefusedError(f"not bought: {type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    serve("/purchase", answer, port=8000)
