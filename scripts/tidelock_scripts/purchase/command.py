@@ -149,29 +149,35 @@ def _url(stack: ExitStack, name: str) -> str:
 
 @asynccontextmanager
 async def fresh_shop(books: Books, terminal: Terminal) -> AsyncIterator[Shop]:
-    """Start a cluster and the services, and end them. Of a failure the logs are kept."""
+    """Start a cluster and the services, and end them."""
+    with _folder() as folder:
+        cluster = LocalCluster(
+            folder / "cluster",
+            base_port=free_base_port(len(_NODES)),
+            # What the SDK keeps against latecomers goes at once, so that one can see that it goes.
+            environment={node: {"TIDELOCK_CHANNELS_CLEAN_AFTER_MS": "0"} for node in _NODES},
+        )
+        try:
+            await bring_up(cluster, terminal)
+            async with open_shop(cluster, books, folder) as shop:
+                yield shop
+        finally:
+            cluster.stop()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Yield a new folder; it is kept, with the logs in it, when something does not work."""
     folder = Path(tempfile.mkdtemp(prefix="tidelock-purchase-"))
-    # What the SDK keeps against latecomers goes at once, so that one can see that it goes.
-    hasty = {"TIDELOCK_CHANNELS_CLEAN_AFTER_MS": "0"}
-    cluster = LocalCluster(
-        folder / "cluster",
-        base_port=free_base_port(len(_NODES)),
-        environment=dict.fromkeys(_NODES, hasty),
-    )
     try:
-        await bring_up(cluster, terminal)
-        async with open_shop(cluster, books, folder) as shop:
-            yield shop
+        yield folder
     except EXPLAINED:
         print(f"scripts/purchase: the logs are in {folder}", file=sys.stderr)
         raise
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        cluster.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _run(plan: Plan, books: Books, where: str, terminal: Terminal) -> int:

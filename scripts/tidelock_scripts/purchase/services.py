@@ -19,7 +19,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from scripts.tidelock_scripts.local_cluster import ROOT
 from tidelock.crash_points import VARIABLE
 
-READY_WITHIN_S: Final = 30.0
+READY_WITHIN_S: Final = 90.0
 _STOPS_WITHIN_S: Final = 15.0
 _POLL_S: Final = 0.02
 
