@@ -195,3 +195,5 @@ def databases(application: tidelock.Application) -> None:
         assert_type(of_all.args, tuple[Any, ...])
     except tidelock.StatementRefusedError as error:
         assert_type(error.statement, str)
+    except tidelock.TableMissingError as error:
+        of_all = error

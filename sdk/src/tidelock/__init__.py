@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         OutcomeUnknownError,
         TidelockError,
     )
-    from tidelock.sql.errors import StatementRefusedError
+    from tidelock.sql.errors import StatementRefusedError, TableMissingError
     from tidelock.tcc.actions import tcc_transaction
     from tidelock.tcc.context import ActionContext
     from tidelock.tcc.errors import FenceError, TccError, TryRefusedError
@@ -54,7 +54,7 @@ _MODULES: Final = {
     "tidelock.at.resource": ("AtDataSource",),
     "tidelock.at.undo_log": ("undo_log_ddl",),
     "tidelock.at.units": ("local_transaction",),
-    "tidelock.sql.errors": ("StatementRefusedError",),
+    "tidelock.sql.errors": ("StatementRefusedError", "TableMissingError"),
     "tidelock.errors": (
         "BranchFailedError",
         "LockConflictError",
@@ -106,6 +106,7 @@ __all__ = [
     "RowsLockedError",
     "StatementRefusedError",
     "Suspended",
+    "TableMissingError",
     "TccDataSource",
     "TccError",
     "TidelockError",

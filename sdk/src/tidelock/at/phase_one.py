@@ -148,6 +148,8 @@ class PhaseOne:
                 "turn autocommit off"
             )
         is_first = not self._session.in_transaction
+        if binding.xid is not None:
+            await self._rules.undo_log.check(self._session)
         work = self._begun(binding)
         table = await self._table(work, statement)
         if self._session.dialect.writes_alone:

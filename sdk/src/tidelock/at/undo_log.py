@@ -17,6 +17,7 @@ import msgspec
 
 from tidelock.at.undo_records import Change, UndoRecordError, decode, encode
 from tidelock.sql.dialects import Dialect, DialectName
+from tidelock.sql.own_tables import UNDO_LOG
 from tidelock.sql.session import MARK, Session
 from tidelock.sql.sweeping import Guard
 
@@ -136,6 +137,7 @@ class UndoLog:
 
     def __init__(self, dialect: Dialect, table: str | None = None) -> None:
         self._dialect = dialect
+        self._is_there = False
         self.name = quoted(dialect, table or DEFAULT_TABLES[dialect.name])
         self._now = _NOW[dialect.name]
         # Types of values are only told by their place where PostgreSQL is told of the place.
@@ -151,6 +153,16 @@ class UndoLog:
 
     def _body(self, body: bytes) -> Any:
         return body.hex() if self._dialect.name == "postgresql" else body
+
+    async def check(self, session: Session) -> None:
+        """See, once, that the table is there: before anything is changed that needs it.
+
+        Raises:
+            TableMissingError
+        """
+        if not self._is_there:
+            await UNDO_LOG.execute(session, self.name, f"SELECT 1 FROM {self.name} WHERE 1 = 0")
+            self._is_there = True
 
     async def insert(
         self,
@@ -192,7 +204,9 @@ class UndoLog:
         body: bytes,
         status: Status,
     ) -> None:
-        await session.execute(
+        await UNDO_LOG.execute(
+            session,
+            self.name,
             f"INSERT INTO {self.name} (branch_id, xid, context, rollback_info, log_status,"
             f" log_created, log_modified) VALUES ({self._whole}, {self._text}, {self._text},"
             f" {self._bytes}, {status.value}, {self._now}, {self._now})",
@@ -229,7 +243,9 @@ class UndoLog:
         self, session: Session, xid: str, branch_id: int, *, locks: bool
     ) -> tuple[Status, _Context, bytes] | None:
         locking = self._dialect.locking if locks else ""
-        found = await session.execute(
+        found = await UNDO_LOG.execute(
+            session,
+            self.name,
             f"SELECT log_status, context, {self._read} FROM {self.name} WHERE {self._where}"
             f"{locking}",
             (xid, self._number(branch_id)),
@@ -250,7 +266,9 @@ class UndoLog:
         """Make a row that was undone a tombstone."""
         await self._forget_parts(session, [(xid, branch_id)])
         context = msgspec.json.encode(_Context(is_tombstone=True, cluster=cluster_id)).decode()
-        await session.execute(
+        await UNDO_LOG.execute(
+            session,
+            self.name,
             f"UPDATE {self.name} SET log_status = {Status.FINISHED.value},"
             f" context = {self._text}, rollback_info = {self._bytes}, log_modified = {self._now}"
             f" WHERE {self._where}",
@@ -259,7 +277,9 @@ class UndoLog:
 
     async def page(self, session: Session, after: int, limit: int) -> list[Guard]:
         """Return rows behind a number, in the order of their numbers; not the parts of others."""
-        found = await session.execute(
+        found = await UNDO_LOG.execute(
+            session,
+            self.name,
             f"SELECT id, xid, branch_id, context FROM {self.name} WHERE id > {self._whole}"
             f" AND xid NOT LIKE '%#%' ORDER BY id LIMIT {int(limit)}",
             (self._number(after),),
@@ -277,7 +297,9 @@ class UndoLog:
         size = self._dialect.greatest_values // 2
         for at in range(0, len(branches), size):
             part = branches[at : at + size]
-            await session.execute(
+            await UNDO_LOG.execute(
+                session,
+                self.name,
                 f"DELETE FROM {self.name} WHERE " + " OR ".join([f"({self._where})"] * len(part)),
                 [each for xid, branch in part for each in (xid, self._number(branch))],
             )
@@ -286,7 +308,9 @@ class UndoLog:
         for xid, branch_id in branches:
             found = await self._part(session, xid, branch_id, locks=False)
             for number in range(1, found[1].parts if found is not None else 1):
-                await session.execute(
+                await UNDO_LOG.execute(
+                    session,
+                    self.name,
                     f"DELETE FROM {self.name} WHERE {self._where}",
                     (f"{xid}#{number}", self._number(branch_id)),
                 )

@@ -21,6 +21,7 @@ from tidelock.barrier.tables import BARRIER, deletion, insertion, reason_of
 from tidelock.crash_points import reached
 from tidelock.driving import drive
 from tidelock.sql.drivers import session_of
+from tidelock.sql.own_tables import BARRIER as BARRIER_TABLE
 from tidelock.sql.session import Session
 
 C = TypeVar("C")
@@ -175,12 +176,16 @@ class BranchBarrier:
         """Insert a row unless it is there; say whether it was not."""
         branch = self.branch
         values = (branch.trans_type, branch.gid, branch_id, op, barrier_id, reason)
-        inserted = await session.execute(insertion(session.dialect, self._table), values)
+        inserted = await BARRIER_TABLE.execute(
+            session, self._table, insertion(session.dialect, self._table), values
+        )
         return inserted.row_count > 0
 
     async def _reason(self, session: Session, branch_id: str, op: str, barrier_id: str) -> str:
         values = (self.branch.gid, branch_id, op, barrier_id)
-        found = await session.execute(reason_of(session.dialect, self._table), values)
+        found = await BARRIER_TABLE.execute(
+            session, self._table, reason_of(session.dialect, self._table), values
+        )
         for (reason,) in found.rows:
             return str(reason)
         raise BarrierError(
@@ -226,6 +231,8 @@ async def forget(session: Session, gids: Sequence[str], *, table: str = BARRIER)
     deleted = 0
     for start in range(0, len(gids), _GREATEST_BATCH):
         batch = tuple(gids[start : start + _GREATEST_BATCH])
-        found = await session.execute(deletion(session.dialect, table, len(batch)), batch)
+        found = await BARRIER_TABLE.execute(
+            session, table, deletion(session.dialect, table, len(batch)), batch
+        )
         deleted += found.row_count
     return deleted

@@ -19,6 +19,7 @@ from tidelock.client import Client
 from tidelock.driving import drive
 from tidelock.errors import TransactionNotFoundError
 from tidelock.sql.drivers import session_of
+from tidelock.sql.own_tables import BARRIER as BARRIER_TABLE
 from tidelock.sql.session import Session
 from tidelock.transaction.context import checked
 
@@ -99,7 +100,7 @@ class _Sweeper:
         await begun(self._session)
         try:
             query = gids_after(self._session.dialect, self._table, BATCH)
-            found = await self._session.execute(query, (after,))
+            found = await BARRIER_TABLE.execute(self._session, self._table, query, (after,))
             return [str(gid) for (gid,) in found.rows]
         finally:
             await self._session.rollback()

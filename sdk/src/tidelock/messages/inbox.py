@@ -12,6 +12,7 @@ from tidelock.driving import drive
 from tidelock.messages.message import Message
 from tidelock.messages.tables import created, qualified
 from tidelock.sql.drivers import session_of
+from tidelock.sql.own_tables import INBOX as INBOX_TABLE
 from tidelock.sql.session import MARK, Session
 
 C = TypeVar("C")
@@ -72,7 +73,9 @@ class Inbox:
         Do what it asks only if it is, in the same transaction.
         """
         ignore = session.dialect.name == "mysql"
-        found = await session.execute(
+        found = await INBOX_TABLE.execute(
+            session,
+            self._table,
             f"INSERT {'IGNORE ' if ignore else ''}INTO {qualified(session.dialect, self._table)} "
             f"(id, topic, received_at) VALUES ({MARK}, {MARK}, {MARK})"
             f"{'' if ignore else ' ON CONFLICT DO NOTHING'}",
@@ -82,7 +85,9 @@ class Inbox:
 
     async def purge(self, session: Session, *, older_than_ms: int) -> int:
         """Delete notes of that age: longer ago than any repetition may come. Returns how many."""
-        found = await session.execute(
+        found = await INBOX_TABLE.execute(
+            session,
+            self._table,
             f"DELETE FROM {qualified(session.dialect, self._table)} WHERE received_at < {MARK}",
             (time.time_ns() // 1_000_000 - older_than_ms,),
         )

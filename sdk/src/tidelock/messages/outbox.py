@@ -21,6 +21,7 @@ from tidelock.driving import drive
 from tidelock.messages.message import Message
 from tidelock.messages.tables import created, qualified
 from tidelock.sql.drivers import session_of
+from tidelock.sql.own_tables import OUTBOX as OUTBOX_TABLE
 from tidelock.sql.session import MARK, Session
 
 OUTBOX: Final = "outbox"
@@ -121,7 +122,7 @@ class Outbox:
         now = _now_ms()
         values = (message.id, topic, text, "PENDING", 0, now + delay_ms, now, "")
         reached("outbox.before-row")
-        await session.execute(self._insertion(session), values)
+        await OUTBOX_TABLE.execute(session, self.table, self._insertion(session), values)
         reached("outbox.after-row")
         return message.id
 
@@ -131,14 +132,18 @@ class Outbox:
         To be committed before they are published.
         """
         table, now = self._name(session), _now_ms()
-        found = await session.execute(
+        found = await OUTBOX_TABLE.execute(
+            session,
+            self.table,
             f"SELECT id, topic, payload, attempts, next_at FROM {table} WHERE status IN "
             f"({MARK}, {MARK}) AND next_at <= {MARK} ORDER BY next_at LIMIT {int(limit)}",
             ("PENDING", "SENT", now),
         )
         claimed = []
         for id, topic, payload, attempts, next_at in found.rows:
-            taken = await session.execute(
+            taken = await OUTBOX_TABLE.execute(
+                session,
+                self.table,
                 f"UPDATE {table} SET attempts = attempts + 1, next_at = {MARK} WHERE id = {MARK} "
                 f"AND next_at = {MARK} AND status IN ({MARK}, {MARK})",
                 (now + lease_ms, id, next_at, "PENDING", "SENT"),
@@ -152,7 +157,9 @@ class Outbox:
         self, session: Session, id: str, status: Status, *, again_in_ms: int = 0, error: str = ""
     ) -> None:
         """Say what publishing a message came to. What is DONE stays done."""
-        await session.execute(
+        await OUTBOX_TABLE.execute(
+            session,
+            self.table,
             f"UPDATE {self._name(session)} SET status = {MARK}, next_at = {MARK}, error = {MARK} "
             f"WHERE id = {MARK} AND status <> {MARK}",
             (status, _now_ms() + again_in_ms, error[:_GREATEST_ERROR], id, "DONE"),
@@ -160,7 +167,9 @@ class Outbox:
 
     async def acknowledge(self, session: Session, id: str) -> bool:
         """Say that a receiver has done what a message asks; whether the message was known."""
-        found = await session.execute(
+        found = await OUTBOX_TABLE.execute(
+            session,
+            self.table,
             f"UPDATE {self._name(session)} SET status = {MARK}, error = {MARK} WHERE id = {MARK}",
             ("DONE", "", id),
         )
@@ -169,7 +178,9 @@ class Outbox:
     async def retry(self, session: Session, ids: Sequence[str]) -> None:
         """Have FAILED messages published again, from the first attempt on: for operators."""
         for id in ids:
-            await session.execute(
+            await OUTBOX_TABLE.execute(
+                session,
+                self.table,
                 f"UPDATE {self._name(session)} SET status = {MARK}, attempts = {MARK}, "
                 f"next_at = {MARK} WHERE id = {MARK} AND status = {MARK}",
                 ("PENDING", 0, _now_ms(), id, "FAILED"),
@@ -177,7 +188,9 @@ class Outbox:
 
     async def purge(self, session: Session, *, older_than_ms: int) -> int:
         """Delete DONE messages that were written that long ago. Returns how many."""
-        found = await session.execute(
+        found = await OUTBOX_TABLE.execute(
+            session,
+            self.table,
             f"DELETE FROM {self._name(session)} WHERE status = {MARK} AND created_at < {MARK}",
             ("DONE", _now_ms() - older_than_ms),
         )

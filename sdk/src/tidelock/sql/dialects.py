@@ -38,6 +38,10 @@ class Dialect:
         """Say whether a constraint refused a row: of a unique index, a foreign key, a check."""
         raise NotImplementedError
 
+    def is_missing_table(self, error: BaseException) -> bool:
+        """Say whether a table is not there, or its schema."""
+        raise NotImplementedError
+
     def is_transient(self, error: BaseException) -> bool:
         """Say whether the same local transaction may succeed when it is run again: a deadlock, a
         row that stayed locked, a serialisation failure.
@@ -67,6 +71,10 @@ class MySQL(Dialect):
         """The errors of duplicates, of foreign keys, of checks, and of NULL."""
         return _number(error) in {1062, 1586, 1451, 1452, 1216, 1217, 4025, 3819, 1048}
 
+    def is_missing_table(self, error: BaseException) -> bool:
+        """ER_NO_SUCH_TABLE, ER_BAD_DB_ERROR."""
+        return _number(error) in {1146, 1049}
+
     def is_transient(self, error: BaseException) -> bool:
         """ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_CHECKREAD."""
         return _number(error) in {1213, 1205, 1020}
@@ -88,6 +96,10 @@ class PostgreSQL(Dialect):
     def is_constraint(self, error: BaseException) -> bool:
         """Class 23, integrity constraint violation."""
         return _state(error).startswith("23")
+
+    def is_missing_table(self, error: BaseException) -> bool:
+        """undefined_table, invalid_schema_name."""
+        return _state(error) in {"42P01", "3F000"}
 
     def is_transient(self, error: BaseException) -> bool:
         """serialization_failure, deadlock_detected, lock_not_available."""
@@ -111,6 +123,13 @@ class SQLite(Dialect):
     def is_constraint(self, error: BaseException) -> bool:
         """SQLITE_CONSTRAINT, with what is special about it in higher bits."""
         return _code(error) & 0xFF == 19
+
+    def is_missing_table(self, error: BaseException) -> bool:
+        """SQLite has no code for it."""
+        return any(
+            getattr(each, "sqlite_errorcode", 0) == 1 and "no such table" in f"{each}"
+            for each in _cause(error)
+        )
 
     def is_transient(self, error: BaseException) -> bool:
         """SQLITE_BUSY and SQLITE_LOCKED, with what is special about them in higher bits."""

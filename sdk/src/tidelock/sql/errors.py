@@ -6,6 +6,7 @@
     ├── StatementRefusedError      the statement cannot be undone; the message says what to write
     ├── AutocommitError            there is no local transaction to commit together with undo data
     └── DatabaseUnsuitableError    the connection or the table is set up in a way that does not do
+        └── TableMissingError      a table that Tidelock needs is not there
 """
 
 from __future__ import annotations
@@ -34,3 +35,7 @@ class AutocommitError(TidelockError):
 
 class DatabaseUnsuitableError(TidelockError):
     """A connection, a table or a column is set up in a way that exact images cannot live with."""
+
+
+class TableMissingError(DatabaseUnsuitableError):
+    """A table is not there in which Tidelock keeps something; the message says what makes it."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tidelock.sql.dialects import DIALECTS, Dialect, DialectName
+from tidelock.sql.own_tables import FENCE
 from tidelock.sql.session import MARK, Session
 from tidelock.sql.sweeping import Guard
 from tidelock.tcc.context import decoded
@@ -138,7 +139,9 @@ class FenceTable:
         cluster_id: str,
     ) -> None:
         """Insert a row. Raises: what the driver raises; a duplicate when there is one."""
-        await session.execute(
+        await FENCE.execute(
+            session,
+            self._name,
             f"INSERT INTO {self._name} (xid, branch_id, action_name, cluster_id, status, data,"
             f" created, modified) VALUES ({self._key}, {self._text}, {self._text}, {status.value},"
             f" {self._text}, {self._now}, {self._now})",
@@ -154,7 +157,9 @@ class FenceTable:
             FenceError: it cannot be read.
         """
         locking = self._dialect.locking if locks else ""
-        found = await session.execute(
+        found = await FENCE.execute(
+            session,
+            self._name,
             f"SELECT status, data FROM {self._name} WHERE {self._where}{locking}",
             self._place(*branch),
         )
@@ -167,7 +172,9 @@ class FenceTable:
 
     async def put_data(self, session: Session, branch: tuple[str, int], data: str) -> None:
         """Replace the data of a row."""
-        await session.execute(
+        await FENCE.execute(
+            session,
+            self._name,
             f"UPDATE {self._name} SET data = {self._text} WHERE {self._where}",
             (data, *self._place(*branch)),
         )
@@ -176,7 +183,9 @@ class FenceTable:
         self, session: Session, branch: tuple[str, int], status: FenceStatus
     ) -> None:
         """Replace the status of a row."""
-        await session.execute(
+        await FENCE.execute(
+            session,
+            self._name,
             f"UPDATE {self._name} SET status = {status.value}, modified = {self._now}"
             f" WHERE {self._where}",
             self._place(*branch),
@@ -187,7 +196,9 @@ class FenceTable:
     ) -> list[Guard]:
         """Return rows of an action behind a branch, in the order of xids and branches."""
         xid, number = self._place(*after)
-        found = await session.execute(
+        found = await FENCE.execute(
+            session,
+            self._name,
             f"SELECT xid, branch_id, cluster_id FROM {self._name} WHERE action_name = {self._text}"
             f" AND (xid > {self._text} OR (xid = {self._text} AND branch_id > {self._whole}))"
             f" ORDER BY xid, branch_id LIMIT {int(limit)}",
@@ -203,7 +214,9 @@ class FenceTable:
         size = self._dialect.greatest_values // 2
         for start in range(0, len(branches), size):
             part = branches[start : start + size]
-            await session.execute(
+            await FENCE.execute(
+                session,
+                self._name,
                 f"DELETE FROM {self._name} WHERE " + " OR ".join([f"({self._where})"] * len(part)),
                 [value for branch in part for value in self._place(*branch)],
             )
