@@ -197,3 +197,46 @@ def databases(application: tidelock.Application) -> None:
         assert_type(error.statement, str)
     except tidelock.TableMissingError as error:
         of_all = error
+
+
+class Steps(tidelock.UnitHooks):
+    def pre_business(self, unit: tidelock.Unit) -> None:
+        assert_type((unit.xid, unit.unit_id, unit.call), tuple[str, str, int])
+
+    async def on_business_error(self, unit: tidelock.Unit, error: BaseException | None) -> None:
+        assert_type(unit.type, tidelock.UnitType | None)
+
+
+@tidelock.lcn_transaction
+def held_unit(sku: str, *, count: int = 1) -> float:
+    return float(count) if sku else 0.0
+
+
+@tidelock.txc_transaction(unit_id="undone", hooks=Steps(), propagation="SUPPORTS")
+async def undone_unit(sku: str) -> bytes:
+    return sku.encode()
+
+
+@tidelock.tx_transaction(type=tidelock.UnitType.LCN, timeout_ms=1_000)
+def unit_by_type(sku: str) -> int:
+    return len(sku)
+
+
+async def units() -> None:
+    """What joins a group when it returns."""
+    source = tidelock.LcnDataSource(lambda: None, greatest_connections=5, wait_ms=1_000)
+    assert_type(source.held(), list[str])
+    assert_type(tidelock.current_unit(), tidelock.Unit | None)
+    try:
+        assert_type(held_unit("a", count=2), float)
+        assert_type(await undone_unit("a"), bytes)
+        assert_type(unit_by_type("a"), int)
+    except tidelock.ConnectionsHeldError:
+        pass
+    except tidelock.LcnMisuseError:
+        pass
+    except tidelock.GroupOverError:
+        pass
+    except tidelock.LcnError as error:
+        of_all: tidelock.TidelockError = error
+        assert_type(of_all.args, tuple[Any, ...])

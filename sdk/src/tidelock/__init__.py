@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         OutcomeUnknownError,
         TidelockError,
     )
+    from tidelock.lcn.errors import ConnectionsHeldError, GroupOverError, LcnError, LcnMisuseError
+    from tidelock.lcn.source import LcnDataSource
     from tidelock.sql.errors import StatementRefusedError, TableMissingError
     from tidelock.tcc.actions import tcc_transaction
     from tidelock.tcc.context import ActionContext
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
     from tidelock.transaction.hooks import TransactionHooks
     from tidelock.transaction.propagation import Propagation
     from tidelock.transaction.suspending import Suspended, resume, suspend, suspended
+    from tidelock.units.decorators import lcn_transaction, tx_transaction, txc_transaction
+    from tidelock.units.hooks import UnitHooks
+    from tidelock.units.unit import Unit, UnitType, current_unit
 
 _MODULES: Final = {
     "tidelock.application": ("Application", "NotConfiguredError", "configure", "configured"),
@@ -55,6 +60,9 @@ _MODULES: Final = {
     "tidelock.at.undo_log": ("undo_log_ddl",),
     "tidelock.at.units": ("local_transaction",),
     "tidelock.sql.errors": ("StatementRefusedError", "TableMissingError"),
+    "tidelock.lcn.errors": ("ConnectionsHeldError", "GroupOverError", "LcnError", "LcnMisuseError"),
+    "tidelock.lcn.source": ("LcnDataSource",),
+    "tidelock.sql.errors": ("StatementRefusedError",),
     "tidelock.errors": (
         "BranchFailedError",
         "LockConflictError",
@@ -84,6 +92,9 @@ _MODULES: Final = {
     "tidelock.transaction.hooks": ("TransactionHooks",),
     "tidelock.transaction.propagation": ("Propagation",),
     "tidelock.transaction.suspending": ("Suspended", "resume", "suspend", "suspended"),
+    "tidelock.units.decorators": ("lcn_transaction", "tx_transaction", "txc_transaction"),
+    "tidelock.units.hooks": ("UnitHooks",),
+    "tidelock.units.unit": ("Unit", "UnitType", "current_unit"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -93,8 +104,13 @@ __all__ = [
     "AtDataSource",
     "BranchFailedError",
     "CommitFailedError",
+    "ConnectionsHeldError",
     "DirtyPolicy",
     "FenceError",
+    "GroupOverError",
+    "LcnDataSource",
+    "LcnError",
+    "LcnMisuseError",
     "LockConflictError",
     "LockWaitTimeoutError",
     "NotConfiguredError",
@@ -119,20 +135,27 @@ __all__ = [
     "TransactionRolledBackError",
     "TransactionTimedOutError",
     "TryRefusedError",
+    "Unit",
+    "UnitHooks",
+    "UnitType",
     "bound",
     "configure",
     "configured",
     "current_transaction",
+    "current_unit",
     "current_xid",
     "fence_ddl",
     "global_lock",
     "global_transaction",
+    "lcn_transaction",
     "local_transaction",
     "resume",
     "suspend",
     "suspended",
     "tcc_transaction",
     "transaction",
+    "tx_transaction",
+    "txc_transaction",
     "undo_log_ddl",
 ]
 

@@ -98,6 +98,17 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "xa.after-rollback": "The branch is rolled back; nobody was told.",
         "xa.before-settle": "A branch is left prepared, and its transaction has ended.",
         "xa.after-settle": "It has ended as its transaction did.",
+        # LCN (tidelock.lcn)
+        "lcn.before-register": "A unit's work is in the open local transaction; nobody knows.",
+        "lcn.after-register": "The unit's branch is registered.",
+        "lcn.before-report": "Its savepoint is released; the report is about to go.",
+        "lcn.after-report": "The coordinator knows that the unit has joined.",
+        "lcn.before-undo": "A unit has failed, and its work is still there.",
+        "lcn.after-undo": "Its work is undone; that of others is still held.",
+        "lcn.before-commit": "It is decided to commit, and the connection is as it was.",
+        "lcn.after-commit": "The local transaction is committed; nobody was told.",
+        "lcn.before-rollback": "It is decided to roll back, and the connection is as it was.",
+        "lcn.after-rollback": "The local transaction is rolled back; nobody was told.",
         # TCC (tidelock.tcc)
         "tcc.before-register": "A Try is called; nobody knows of it.",
         "tcc.after-register": "The branch is registered.",

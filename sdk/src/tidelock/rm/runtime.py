@@ -22,6 +22,9 @@ from tidelock.rm.workers import workers
 SESSION_WITHIN_MS: Final = 5_000
 DRAIN_MS: Final = 10_000
 
+_END_S: Final = 2.0
+"""How long resources may take at least to roll back what ends with the session."""
+
 
 class Runtime:
     """One for each loop of an application: another one in a child process."""
@@ -76,6 +79,7 @@ class Runtime:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._session.end(max(_END_S, drain_ms / 1000))
         await self._dispatcher.abandon()
 
     def health(self) -> Health:

@@ -168,6 +168,16 @@ class Session:
                 while self.connection is connection:
                     await self._news.wait()
 
+    async def end(self, within_s: float) -> None:
+        """After the last connection: let resources roll back what ends with the session."""
+        session_id, self._session_id = self._session_id, 0
+        _, resources = self._roster.snapshot()
+        bound = [each for each in resources if isinstance(each, SessionBound)]
+        if session_id and bound:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await asyncio.gather(*(_tell(each, session_id) for each in bound))
+
     # --- from connection to connection
 
     async def run(self) -> None:

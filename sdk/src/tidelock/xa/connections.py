@@ -10,57 +10,32 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from tidelock.sql.drivers.lent_connections import LentConnection
+
 if TYPE_CHECKING:
     from tidelock.xa.branch import XaBranch
 
-try:
-    import wrapt
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        'XA needs what the drivers need: pip install "tidelock[sql]"', name=error.name
-    ) from None
 
+class _Ends:
+    """What becomes of the application's wish to end its work."""
 
-class XaConnection(wrapt.ObjectProxy[Any]):
-    """A driver's connection within a branch."""
+    def __init__(self, branch: XaBranch) -> None:
+        self._branch = branch
 
-    def __init__(self, wrapped: Any, branch: XaBranch) -> None:
-        super().__init__(wrapped)
-        self._self_branch = branch
-        self._self_awaited = inspect.iscoroutinefunction(getattr(wrapped, "commit", None))
-
-    def commit(self) -> Any:
+    async def commit(self) -> None:
         """Nothing: it is committed with its transaction."""
-        return _nothing() if self._self_awaited else None
 
-    def rollback(self) -> Any:
+    async def rollback(self) -> None:
         """Have the branch rolled back, and its transaction."""
-        self._self_branch.refuse("the application rolled back on the branch's connection")
-        return _nothing() if self._self_awaited else None
+        self._branch.refuse("the application rolled back on the branch's connection")
 
-    def __enter__(self) -> Any:
-        """Nothing: what the driver's own block does at its end would end the branch."""
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None:
-            self.rollback()
-
-    async def __aenter__(self) -> Any:
-        """As `__enter__`."""
-        return self
-
-    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None:
-            await self.rollback()
-
-    def close(self, *_: Any, **__: Any) -> Any:
+    async def close(self) -> None:
         """Nothing: it is closed when the branch is prepared."""
-        return _nothing() if self._self_awaited else None
 
 
-async def _nothing() -> None:
-    return None
+def lent(connection: Any, branch: XaBranch) -> LentConnection:
+    """Return a driver's connection as one within a branch."""
+    return LentConnection(connection, _Ends(branch))
 
 
 async def autocommitting(connection: Any) -> None:
@@ -72,11 +47,3 @@ async def autocommitting(connection: Any) -> None:
             await done
     elif set_it is not None:
         connection.autocommit = True
-
-
-async def closed(connection: Any) -> None:
-    """Close a driver's connection, whatever state it is in."""
-    close = getattr(connection, "ensure_closed", None) or connection.close
-    done = close()
-    if inspect.isawaitable(done):
-        await done

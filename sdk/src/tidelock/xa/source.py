@@ -24,6 +24,7 @@ from tidelock.rm.resource import (
 )
 from tidelock.rm.workers import in_worker
 from tidelock.sql.drivers import session_of
+from tidelock.sql.drivers.lent_connections import closed
 from tidelock.sql.identity import identify
 from tidelock.sql.session import Session
 from tidelock.transaction.context import current
@@ -31,7 +32,7 @@ from tidelock.transaction.handle import Role, Transaction
 from tidelock.transaction.hooks import TransactionHooks
 from tidelock.transaction.shielding import shielded
 from tidelock.xa.branch import TWO_AT_ONCE, XaBranch
-from tidelock.xa.connections import XaConnection, autocommitting, closed
+from tidelock.xa.connections import autocommitting, lent
 from tidelock.xa.errors import XaBranchError, XaMisuseError
 from tidelock.xa.naming import BranchName
 from tidelock.xa.phase_two import commit, rollback
@@ -363,7 +364,7 @@ class XaBlock:
         if self._branch is None:
             return self._connection
         self._remembered = self._source.remember(self._branch)
-        return XaConnection(self._connection, self._branch)
+        return lent(self._connection, self._branch)
 
     def _forget(self) -> None:
         token, self._remembered = self._remembered, None
