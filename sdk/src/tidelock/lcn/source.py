@@ -235,6 +235,7 @@ class LcnBlock:
     def __init__(self, source: LcnDataSource) -> None:
         self._source = source
         self._unit: Unit | None = None
+        self._is_given_up = False
         self._is_own = False
         """The block is the unit."""
         self._part: LcnPart | None = None
@@ -256,13 +257,14 @@ class LcnBlock:
         drive(self._leave(self._source.application.blocking, error))
 
     async def __aenter__(self) -> Any:
-        user = asyncio.current_task()
+        calls, user = self._source.application.awaiting, asyncio.current_task()
         try:
-            await shielded(self._enter(self._source.application.awaiting, user))
+            await shielded(self._enter(calls, user))
         except asyncio.CancelledError as error:
-            # It has begun all the same, and nobody else will end it.
-            if self._part is not None or self._plain is not None:
-                await shielded(self._leave(self._source.application.awaiting, error))
+            # Nobody will leave a block that was never entered.
+            self._is_given_up = True
+            if self._has_begun:
+                await shielded(self._leave(calls, error))
             raise
         return self._entered()
 
@@ -275,7 +277,17 @@ class LcnBlock:
         self._forget()
         await shielded(self._leave(self._source.application.awaiting, error))
 
+    @property
+    def _has_begun(self) -> bool:
+        return self._part is not None or self._plain is not None
+
     async def _enter(self, calls: Calls, user: object) -> None:
+        await self._begin(calls, user)
+        if self._is_given_up:
+            # What protected it from the cancellation has waited for long enough.
+            await self._leave(calls, asyncio.CancelledError())
+
+    async def _begin(self, calls: Calls, user: object) -> None:
         xid = current_xid()
         if xid is None:
             self._plain = await self._source.connected()
