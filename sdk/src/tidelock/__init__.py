@@ -62,7 +62,6 @@ _MODULES: Final = {
     "tidelock.sql.errors": ("StatementRefusedError", "TableMissingError"),
     "tidelock.lcn.errors": ("ConnectionsHeldError", "GroupOverError", "LcnError", "LcnMisuseError"),
     "tidelock.lcn.source": ("LcnDataSource",),
-    "tidelock.sql.errors": ("StatementRefusedError",),
     "tidelock.errors": (
         "BranchFailedError",
         "LockConflictError",
