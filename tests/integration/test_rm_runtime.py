@@ -25,6 +25,8 @@ from tests.integration.recording_resource import Recording, SessionRecording, un
 from tests.integration.serving import Api, serving
 from tests.integration.test_client_access import AUTHORITY, over_tls
 from tidelock import Application
+from tidelock.client import Client
+from tidelock.client.answers import BranchState
 from tidelock.driving import drive
 from tidelock.errors import ClientClosedError
 from tidelock.rm.session import NoSessionError
@@ -166,6 +168,44 @@ async def test_a_session_that_the_cluster_ended_is_followed_by_another(api: Api)
         assert await application.session_id(application.awaiting) == first + 1
 
 
+async def test_what_a_session_that_has_just_ended_is_used_for_is_done_in_the_next(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="tidelock.rm.session")
+    async with applying(api) as application:
+        application.attach(Recording("db", "XA"))
+        first = await application.session_id(application.awaiting)
+        session = session_of(api, first)
+        assert session is not None
+        tried: list[int] = []
+        loop = asyncio.get_running_loop()
+
+        async def register(client: Client, session_id: int) -> BranchState:
+            tried.append(session_id)
+            if len(tried) == 1:
+                # It ends before this process hears of it.
+                end = EndChannel(session_id=first, connection=session.connection)
+                ending = api.cluster.propose((end,), timeout_ms=1_000)
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ending, loop))
+            return await client.branches.register("x:1", "XA", "db", session_id=session_id)
+
+        await application.awaiting(lambda client: client.transactions.begin(xid="x:1"))
+        branch = await application.in_session(application.awaiting, register)
+        assert tried == [first, first + 1]
+        assert branch.branch_id
+        (back,) = [text for text in caplog.messages if "is back" in text]
+        assert back.startswith("the channel is back at n1 after ")
+        assert back.endswith(f"session {first + 1} is a new one")
+
+
+async def test_who_gets_no_other_session_in_time_is_told(api: Api) -> None:
+    async with applying(api) as application:
+        application.attach(Recording())
+        first = await application.session_id(application.awaiting)
+        with pytest.raises(NoSessionError, match="50 ms"):
+            await application.session_id(application.awaiting, timeout_ms=50, ended=first)
+
+
 async def test_processes_of_one_instance_do_not_end_each_other_in_turn(api: Api) -> None:
     async with applying(api, instance="a") as older, applying(api, instance="a") as newer:
         older.attach(bound := SessionRecording())
@@ -254,6 +294,8 @@ async def test_a_child_that_closes_at_once_ends_nothing_of_the_parents(api: Api)
 PROGRAM = """
 import os, sys, time
 from tidelock import Application
+from tidelock.client import Client
+from tidelock.client.answers import BranchState
 from tidelock.driving import drive
 from tidelock.rm.resource import PhaseTwoResult
 

@@ -14,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import os
 import socket
 import ssl
+import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from tidelock.allowed_hosts import AllowedHosts
 from tidelock.calls import Awaiting, Blocking, Calls
 from tidelock.client import BlockingClient, Client
-from tidelock.errors import ClientClosedError, TidelockError
+from tidelock.errors import ChannelSessionEndedError, ClientClosedError, TidelockError
 from tidelock.participant_clocks import ParticipantClocks
 from tidelock.rm.health import Health
 from tidelock.rm.resource import Fate, Mode, Resource
@@ -35,6 +37,8 @@ from tidelock.rm.session import Identity, checked_grace
 
 _DRAIN_AT_EXIT_MS: Final = 3_000
 _AT_EXIT_S: Final = 5.0
+
+T = TypeVar("T")
 
 
 class NotConfiguredError(TidelockError):
@@ -149,11 +153,14 @@ class Application:
         """Return what answers for such branches here, if anything does."""
         return self._roster.find(mode, resource_id)
 
-    async def session_id(self, calls: Calls, *, timeout_ms: int = SESSION_WITHIN_MS) -> int:
+    async def session_id(
+        self, calls: Calls, *, timeout_ms: int = SESSION_WITHIN_MS, ended: int = 0
+    ) -> int:
         """Return the session of this process, which branches of LCN and XA are registered with.
 
         It waits until the cluster knows of all resources that are attached; then it costs nothing.
-        Pass `blocking` or `awaiting` of this application.
+        Pass `blocking` or `awaiting` of this application, and as `ended` a session that is known to
+        be over, of which this process may hear a little later.
 
         Raises:
             NoSessionError: no node registered this process in time.
@@ -161,8 +168,36 @@ class Application:
         """
         revision = self._roster.revision
         runtime = self._runtime
-        known = 0 if runtime is None else runtime.known_session(revision)
-        return known or await calls(lambda _: self._registered(revision, timeout_ms))
+        known = 0 if runtime is None else runtime.known_session(revision, ended)
+        return known or await calls(lambda _: self._registered(revision, ended, timeout_ms))
+
+    async def in_session(
+        self,
+        calls: Calls,
+        work: Callable[[Client, int], Coroutine[Any, Any, T]],
+        *,
+        timeout_ms: int = SESSION_WITHIN_MS,
+    ) -> T:
+        """Return what `work` does with the session of this process, as when a branch is registered.
+
+        When the cluster refuses because the session has just ended, `work` is done again with the
+        one that follows.
+
+        Raises:
+            NoSessionError: no node registered this process in time.
+            What `work` raises, and ClientClosedError.
+        """
+        ends_at = time.monotonic() + timeout_ms / 1_000
+        ended = 0
+        while True:
+            left_ms = max(1, int((ends_at - time.monotonic()) * 1_000))
+            session_id = await self.session_id(calls, timeout_ms=left_ms, ended=ended)
+            try:
+                return await calls(functools.partial(_in_session, work, session_id))
+            except ChannelSessionEndedError:
+                if time.monotonic() >= ends_at:
+                    raise
+                ended = session_id
 
     @property
     def cluster_id(self) -> str:
@@ -216,10 +251,10 @@ class Application:
         if self._runtime is not None:
             self._runtime.changed()
 
-    async def _registered(self, revision: int, timeout_ms: int) -> int:
+    async def _registered(self, revision: int, ended: int, timeout_ms: int) -> int:
         if self._runtime is None:
             raise ClientClosedError("the application is closed; make another one")
-        return await self._runtime.session_id(revision, timeout_ms)
+        return await self._runtime.session_id(revision, ended, timeout_ms)
 
     async def _fates(self, cluster_id: str, branches: Sequence[tuple[str, int]]) -> list[Fate]:
         if self._runtime is None:
@@ -242,6 +277,12 @@ class Application:
             with contextlib.suppress(Exception):
                 ending = self.client.submit(lambda _: runtime.close(_DRAIN_AT_EXIT_MS))
                 ending.result(_AT_EXIT_S)
+
+
+async def _in_session(
+    work: Callable[[Client, int], Coroutine[Any, Any, T]], session_id: int, client: Client
+) -> T:
+    return await work(client, session_id)
 
 
 _living: Final[weakref.WeakSet[Application]] = weakref.WeakSet()

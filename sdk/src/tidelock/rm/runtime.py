@@ -42,19 +42,19 @@ class Runtime:
             self._task = asyncio.create_task(self._session.run(), name="tidelock channel")
         self._session.changed()
 
-    def known_session(self, revision: int) -> int:
-        """Return the session, 0 unless the cluster knows the roster of this revision. From any
-        thread.
+    def known_session(self, revision: int, ended: int) -> int:
+        """Return the session, 0 unless the cluster knows the roster of this revision; not one that
+        has ended. From any thread.
         """
         standing = self._session.standing
-        return standing.session_id if standing.revision >= revision else 0
+        return standing.session_id if standing.knows(revision, ended) else 0
 
     @property
     def cluster_id(self) -> str:
         """The cluster of the session, empty while there is none. From any thread."""
         return self._session.standing.cluster_id
 
-    async def session_id(self, revision: int, timeout_ms: int) -> int:
+    async def session_id(self, revision: int, ended: int, timeout_ms: int) -> int:
         """Return the session once the cluster knows the roster of this revision. On the loop.
 
         Raises:
@@ -65,7 +65,7 @@ class Runtime:
         self.changed()
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                return await self._session.registered(revision)
+                return await self._session.registered(revision, ended)
         except TimeoutError:
             why = self._session.last_failure or "no node answered"
             raise NoSessionError(

@@ -95,6 +95,10 @@ class Standing(msgspec.Struct, frozen=True):
     """Of the roster, up to which the cluster knows it."""
     cluster_id: str = ""
 
+    def knows(self, revision: int, ended: int) -> bool:
+        """Whether it can be used for the roster of a revision, by who knows that one has ended."""
+        return self.session_id not in (0, ended) and self.revision >= revision
+
 
 class Session:
     """Keeps a channel open. All is on one loop, but for `standing`, which any thread reads."""
@@ -125,6 +129,10 @@ class Session:
         """The node that holds the channel."""
         self._welcomed_at: float | None = None
         """Since when this connection holds the session."""
+        self._gone_since: float | None = None
+        """Since when no node has held the session that one held before."""
+        self._gone_level = logging.INFO
+        """The most urgent of what was said about it meanwhile."""
         self._failed = 0
         self._replaced = 0
         self._losing: asyncio.Task[None] | None = None
@@ -148,9 +156,11 @@ class Session:
         """The roster has changed: tell the node."""
         self._changed.set()
 
-    async def registered(self, revision: int) -> int:
-        """Return the session once the cluster knows the roster of this revision."""
-        while not (self.standing.session_id and self.standing.revision >= revision):
+    async def registered(self, revision: int, ended: int) -> int:
+        """Return the session once the cluster knows the roster of this revision; not the one that
+        has `ended`, of which this process may not have heard yet.
+        """
+        while not self.standing.knows(revision, ended):
             await self._news.wait()
         return self.standing.session_id
 
@@ -211,6 +221,8 @@ class Session:
     def _note(self, url: URL, error: ChannelClosedError) -> None:
         """Take in why a connection ended."""
         lasted_s = 0.0 if self._welcomed_at is None else _now() - self._welcomed_at
+        if self._welcomed_at is not None and not self._leaving:
+            self._gone_since = _now()
         self._welcomed_at = None
         self.last_failure = f"{url}: {error}"
         if self._leaving:
@@ -220,6 +232,7 @@ class Session:
             self._failed = self._replaced = 0
         self._failed += 1
         level = logging.WARNING if error.refused else logging.INFO
+        self._gone_level = max(self._gone_level, level)
         _log.log(level, "the channel to %s ended with %d: %s", url, error.code, error)
         if error.code == channel.SESSION_ENDED:
             self._end_session()
@@ -322,12 +335,24 @@ class Session:
             self._transport.nodes.answered(url)
         if self._session_id not in (0, welcome.session_id):
             self._lose()
-        if self._session_id == 0:
-            _log.info("session %d at %s", welcome.session_id, welcome.node_id)
+        self._say_welcomed(welcome)
         self._session_id = welcome.session_id
         self._cluster_id = welcome.cluster_id
         self._fates.welcomed(connection, welcome.cluster_id)
         self._publish()
+
+    def _say_welcomed(self, welcome: Welcome) -> None:
+        goes_on = self._session_id == welcome.session_id
+        if self._gone_since is not None:
+            _log.log(
+                self._gone_level,
+                "the channel is back at %s after %.1f s; session %d %s",
+                *(welcome.node_id, _now() - self._gone_since, welcome.session_id),
+                "goes on" if goes_on else "is a new one",
+            )
+        elif not goes_on:
+            _log.info("session %d at %s", welcome.session_id, welcome.node_id)
+        self._gone_since, self._gone_level = None, logging.INFO
 
     def _ask(self, connection: Connection, asked: Asked) -> None:
         """Raises: ChannelClosedError: it asks whom it has not welcomed."""

@@ -72,17 +72,19 @@ class XaBranch:
 
         Raises: what `Branches.register` raises, and what the driver raises.
         """
-        session_id = await application.session_id(calls)
+        # Nothing of the branch is begun yet, so a session that has just ended costs only time.
+        await application.session_id(calls)
         reached("xa.before-register")
-        registered = await calls(
-            lambda client: client.branches.register(
+        registered = await application.in_session(
+            calls,
+            lambda client, session_id: client.branches.register(
                 xid,
                 "XA",
                 resource_id,
                 session_id=session_id,
                 application_id=application.application_id,
                 application_data={"sessionId": session_id},
-            )
+            ),
         )
         reached("xa.after-register")
         name = BranchName(xid, registered.branch_id)
