@@ -1,4 +1,7 @@
-"""`scripts/quickstart`: three durable nodes, a killed leader, the proof that nothing is lost."""
+"""`scripts/quickstart`: three durable nodes, a killed leader, the proof that nothing is lost.
+
+It ends with a transaction over three services, once made and once undone.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from scripts.tidelock_scripts.client import (
     Answer,
@@ -26,6 +31,10 @@ from scripts.tidelock_scripts.events import (
     list_events,
 )
 from scripts.tidelock_scripts.local_cluster import DEFAULT_DATA_DIR, ClusterError, LocalCluster
+from scripts.tidelock_scripts.purchase.books import files
+from scripts.tidelock_scripts.purchase.report import show_briefly
+from scripts.tidelock_scripts.purchase.services import ServiceError
+from scripts.tidelock_scripts.purchase.shop import NotSettledError, Plan, open_shop
 from scripts.tidelock_scripts.terminal import Terminal
 
 PARTICIPANTS = {
@@ -47,7 +56,9 @@ _EXPLAINED = (
     BrokenPromiseError,
     ClusterError,
     NotDoneError,
+    NotSettledError,
     OutcomeUnknownError,
+    ServiceError,
     UnexpectedAnswerError,
 )
 
@@ -82,7 +93,8 @@ def main() -> int:
     argparse.ArgumentParser(
         prog="scripts/quickstart",
         description="Start three durable nodes, take timestamps through each of them, kill the "
-        "leader with SIGKILL, and show that no event was lost or repeated. Takes no arguments.",
+        "leader with SIGKILL, show that no event was lost or repeated, and make a purchase over "
+        "three services whole and not at all. Takes no arguments.",
     ).parse_args()
     terminal = Terminal()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -114,6 +126,7 @@ async def _run(cluster: LocalCluster, terminal: Terminal) -> None:
             _heading(terminal, 4, "No event lost, none twice")
             await _prove(client, survivors, journey, terminal)
             await _bring_back(client, cluster, journey, terminal)
+        await _buy(cluster, terminal)
         _sum_up(cluster, journey, terminal, time.monotonic() - begun_at)
     except BaseException:
         cluster.stop(started)
@@ -293,6 +306,30 @@ async def _bring_back(
     await _prove(client, [journey.killed], journey, terminal)
 
 
+async def _buy(cluster: LocalCluster, terminal: Terminal) -> None:
+    """Make two purchases over three databases, of which the account cannot pay the second."""
+    _heading(terminal, 6, "A transaction over three services: all of it, or nothing")
+    begun_at = time.monotonic()
+    with TemporaryDirectory(prefix="tidelock-quickstart-") as folder, files(Path(folder)) as books:
+        books.make()
+        terminal.progress("starting four services")
+        async with open_shop(cluster, books, Path(folder)) as shop:
+            took_s = time.monotonic() - begun_at
+            terminal.line(
+                f"   business, storage, order and account: four processes, three databases of "
+                f"SQLite, ready after {took_s:.1f} s"
+            )
+            plans = (Plan("AT"), Plan("AT", fails=True))
+            purchases = [await shop.purchase(plan, guards_go=False) for plan in plans]
+    faults = show_briefly(purchases, terminal, "   ")
+    if faults:
+        raise BrokenPromiseError("; ".join(faults))
+    terminal.line(
+        f"   the last one to be called, account, said no: {purchases[-1].answer}; "
+        + terminal.good("what storage and order had done is undone")
+    )
+
+
 def _sum_up(cluster: LocalCluster, journey: Journey, terminal: Terminal, took_s: float) -> None:
     last = dict.fromkeys(PARTICIPANTS, 0)
     for event in journey.taken:
@@ -308,6 +345,8 @@ def _sum_up(cluster: LocalCluster, journey: Journey, terminal: Terminal, took_s:
     terminal.line("   the next timestamp:")
     terminal.line(f"      curl -s {first_url}{EVENT_PATH} -H 'Content-Type: application/json' \\")
     terminal.line("""           -d '{"nodeId": "orders", "eventType": "ORDER_PLACED"}'""")
+    terminal.line("   the purchase, in other modes, or with somebody killed in the middle:")
+    terminal.line("      scripts/purchase --mode TCC --fail account --kill leader")
     terminal.line("   look:    scripts/cluster status")
     terminal.line("   stop:    scripts/cluster down        the data stays in .tidelock/")
     terminal.line("   forget:  scripts/cluster wipe        after `down`")

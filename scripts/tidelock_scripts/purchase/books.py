@@ -15,7 +15,7 @@ from examples.purchase.tables import TABLES, make
 SERVICES: Final = tuple(TABLES)
 """Those with a database: storage, order, account."""
 
-_GUARDS: Final = {"undo rows": "undo_log", "fence rows": "tidelock_fence"}
+GUARDS: Final = {"undo rows": "undo_log", "fence rows": "tidelock_fence"}
 
 
 class BooksError(Exception):
@@ -88,7 +88,7 @@ class Books:
         """Count what the SDK keeps in the databases for as long as a transaction needs it."""
         found = {
             what: sum(len(self.rows(name, f"SELECT xid FROM {table}")) for name in self.databases)  # noqa: S608
-            for what, table in _GUARDS.items()
+            for what, table in GUARDS.items()
         }
         return {**found, "prepared transactions": self._prepared()}
 

@@ -53,18 +53,32 @@ def show(purchase: Purchase, terminal: Terminal) -> bool:
     return not faults
 
 
+def show_briefly(purchases: Sequence[Purchase], terminal: Terminal, margin: str) -> list[str]:
+    """Print one line for each of several purchases; return what is not as it must be."""
+    first = purchases[0].before
+    rows = [[f"{margin}before", "", *_numbers(first)]]
+    for purchase in purchases:
+        what = f"{margin}{purchase.plan.count} chairs for {purchase.plan.count * PRICE}"
+        rows.append([what, str(purchase.transaction["status"]), *_numbers(purchase.after)])
+    terminal.table([f"{margin}u-1 buys", "the transaction is", *_HEADER[1:]], rows)
+    return [fault for purchase in purchases for fault in purchase.faults()]
+
+
 def _because(purchase: Purchase) -> str:
     reason = str(purchase.transaction["reason"])
     return f"({_shortened(reason)})" if reason and not purchase.is_bought else ""
 
 
 def _table(terminal: Terminal, stands: Sequence[tuple[str, Stand]]) -> None:
-    rows = [
-        [when, _beside(stand.stock, stand.set_aside, "set aside"),
-         _beside(stand.orders, stand.pending, "pending"), _beside(stand.money, stand.held, "held")]
-        for when, stand in stands
-    ]  # fmt: skip
-    terminal.table(_HEADER, rows)
+    terminal.table(_HEADER, [[when, *_numbers(stand)] for when, stand in stands])
+
+
+def _numbers(stand: Stand) -> list[str]:
+    return [
+        _beside(stand.stock, stand.set_aside, "set aside"),
+        _beside(stand.orders, stand.pending, "pending"),
+        _beside(stand.money, stand.held, "held"),
+    ]
 
 
 def _beside(number: int, reserved: int, how: str) -> str:
