@@ -194,7 +194,7 @@ class AtDataSource:
         """Return a connection of a blocking driver as one that takes part.
 
         Raises:
-            DatabaseUnsuitableError: it leads to another database than this source's.
+            DatabaseUnsuitableError: its driver or its database cannot take part.
         """
         from tidelock.sql.drivers.proxies import ProxiedConnection  # noqa: PLC0415 (needs wrapt)
 
@@ -220,6 +220,24 @@ class AtDataSource:
         session = session_of(connection)
         work = await self.work(session, self.application.awaiting, blocking=False)
         return wrap(connection, session, work)
+
+    def wrap_pool(self, pool: Any) -> Any:
+        """Return a pool of asyncpg, asyncmy or psycopg_pool as one whose connections take part::
+
+            source = AtDataSource(lambda: asyncpg.connect(dsn))
+            pool = source.wrap_pool(await asyncpg.create_pool(dsn))
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.execute("UPDATE stock SET count = count - 1 WHERE id = 7")
+
+        It is used as the pool itself, which must lead to the same database as this source's
+        `connect`: branches are undone on connections of that, never on the application's.
+
+        Raises:
+            DatabaseUnsuitableError: it is no pool of these, and what to do instead.
+        """
+        from tidelock.sql.drivers.pools import wrap_pool  # noqa: PLC0415 (needs wrapt)
+
+        return wrap_pool(pool, self.wrap, self.awrap)
 
     @classmethod
     def of_engine(cls, engine: Any, **options: Any) -> Self:

@@ -94,7 +94,8 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
                 else:
                     self.rollback()
         finally:
-            if module != "sqlite3":
+            # One that a pool of psycopg has lent goes back to it.
+            if module != "sqlite3" and getattr(self.__wrapped__, "_pool", None) is None:
                 self.close()
 
     # Other ways in which a local transaction ends, or statements are sent

@@ -1,16 +1,16 @@
 """Engines of SQLAlchemy 2, sync and async, whose connections a mode sees.
 
-The engine's own connections are replaced as they are made (event `do_connect`) by proxies of
-PEP 249, so that everything that SQLAlchemy sends passes there in its last form: executemany,
-insertmanyvalues, savepoints, two connections of one engine. An async engine shows its driver's
-connections as blocking ones, within a greenlet; the coordinator is asked in the same way.
+What an engine's pool makes is replaced by proxies of PEP 249, so that everything that SQLAlchemy
+sends passes there in its last form: executemany, insertmanyvalues, savepoints, two connections of
+one engine. An async engine shows its driver's connections as blocking ones, within a greenlet; the
+coordinator is asked in the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from tidelock.application import Application
 from tidelock.calls import Calls, Work
@@ -25,7 +25,7 @@ from tidelock.sql.placeholders import Style, rendered
 from tidelock.sql.session import Result, Session
 
 try:
-    from sqlalchemy import Engine, event
+    from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.util import await_only, greenlet_spawn
 except ImportError as missing:
@@ -62,17 +62,19 @@ class Source(Protocol):
 
 
 def opener(engine: Engine | AsyncEngine) -> tuple[Callable[[], Any], bool]:
-    """Return what opens a connection of an engine's driver, outside of its pool, and whether that
-    blocks. That of an async engine belongs to the loop on which it is awaited.
+    """Return what opens a connection as an engine's pool does, and whether that blocks. That of an
+    async engine belongs to the loop on which it is awaited.
     """
     sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-    dialect = sync.dialect
-    arguments, options = dialect.create_connect_args(sync.url)
+    make = sync.pool._invoke_creator
+    if hasattr(make, "tidelock_source"):
+        raise DatabaseUnsuitableError("the engine takes part already: call of_engine() once for it")
 
     def connect() -> Any:
-        return dialect.connect(*arguments, **options)
+        # Outside of the pool there is no record of it.
+        return make(cast("Any", None))
 
-    if not dialect.is_async:
+    if not sync.dialect.is_async:
         return connect, True
 
     async def connect_here() -> Any:
@@ -85,10 +87,10 @@ def opener(engine: Engine | AsyncEngine) -> tuple[Callable[[], Any], bool]:
 def install(engine: Engine | AsyncEngine, source: Source, *, blocking: bool) -> None:
     """Have an engine's connections take part. Those that its pool has already are let go of."""
     sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    make = sync.pool._invoke_creator
 
-    @event.listens_for(sync, "do_connect")
-    def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
-        connection = dialect.connect(*arguments, **options)
+    def connect(record: Any) -> Any:
+        connection = make(record)
         try:
             session = session_of(connection) if blocking else AdaptedSession(connection)
             application = source.application
@@ -99,8 +101,12 @@ def install(engine: Engine | AsyncEngine, source: Source, *, blocking: bool) -> 
             raise
         return ProxiedConnection(connection, session, work)
 
+    connect.tidelock_source = source  # type: ignore[attr-defined]  # so that it is known again
     sync.pool.dispose()
-    sync.pool = sync.pool.recreate()
+    pool = sync.pool.recreate()
+    # Whatever makes the connections, `creator` and listeners to `do_connect` included.
+    pool._creator = cast("Any", connect)
+    sync.pool = pool
 
 
 _DIALECTS: dict[str, tuple[Dialect, Style]] = {
