@@ -104,10 +104,11 @@ def _fails(desk: Desk, transaction: Transaction, place: int) -> Branch | None:
 def _unfinished(transaction: Transaction) -> Branch | None:
     """Return the first branch whose manager has still to say how phase one ended.
 
-    A registered compensation stands for itself.
+    A compensation that was registered with its URL stands for itself.
     """
     for branch in transaction.branches:
-        if branch.status is BranchStatus.REGISTERED and branch.mode is not Mode.SAGA:
+        stands = branch.mode is Mode.SAGA and branch.calls.rollback is not None
+        if branch.status is BranchStatus.REGISTERED and not stands:
             return branch
     return None
 

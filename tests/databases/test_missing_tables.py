@@ -12,12 +12,12 @@ from tests.sdk.at_sources import Shop
 from tidelock.at.undo_log import DEFAULT_TABLES, UndoLog
 from tidelock.barrier.barrier import BranchBarrier
 from tidelock.barrier.branch import Branch
+from tidelock.fence.fence_table import FenceStatus, FenceTable
 from tidelock.messages.inbox import Inbox
 from tidelock.messages.message import Message
 from tidelock.messages.outbox import Outbox
 from tidelock.sql.errors import TableMissingError
 from tidelock.sql.session import Session
-from tidelock.tcc.fence_table import FenceStatus, FenceTable
 from tidelock.testing import Coordinator
 
 pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]

@@ -126,6 +126,34 @@ async def actions() -> None:
         pass
 
 
+SHELF = tidelock.SagaDataSource(lambda: None)
+
+
+def put_back(context: tidelock.ActionContext, sku: str, count: int) -> None:
+    assert_type(context.xid, str)
+
+
+@tidelock.saga_step(compensate=put_back, source=SHELF, refused_by=LookupError, name="take")
+def take(context: tidelock.ActionContext, sku: str, *, count: int = 1) -> float:
+    return float(count) if sku else 0.0
+
+
+@tidelock.saga_step(compensate=put_back, refused_by=(LookupError, ValueError))
+async def take_later(context: tidelock.ActionContext, sku: str, count: int) -> bytes:
+    return sku.encode() * count
+
+
+async def steps() -> None:
+    try:
+        assert_type(take("a", count=2), float)
+        assert_type(await take_later("a", 1), bytes)
+    except tidelock.StepRefusedError:
+        pass
+    except tidelock.StepReportLostError as error:
+        of_sagas: tidelock.SagaError = error
+        assert_type(of_sagas.args, tuple[Any, ...])
+
+
 def errors() -> None:
     try:
         plain("a")

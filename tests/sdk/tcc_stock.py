@@ -8,11 +8,11 @@ from typing import Any
 
 from tests.databases.connections import AWAITING, DIALECT_OF, Database
 from tidelock.application import Application
+from tidelock.fence.context import ActionContext
+from tidelock.fence.fence_table import fence_ddl
 from tidelock.sql.drivers import session_of
 from tidelock.sql.session import MARK
 from tidelock.tcc.actions import tcc_transaction
-from tidelock.tcc.context import ActionContext
-from tidelock.tcc.fence_table import fence_ddl
 from tidelock.tcc.source import TccDataSource
 
 TABLE = "CREATE TABLE stock (sku VARCHAR(20) PRIMARY KEY, free INT, reserved INT, sold INT)"

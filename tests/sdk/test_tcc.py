@@ -15,13 +15,14 @@ from tests.sdk.tcc_stock import Stock
 from tidelock.application import Application
 from tidelock.client import Client
 from tidelock.crash_points import watched
+from tidelock.fence import database_fence
+from tidelock.fence.context import ActionContext
+from tidelock.fence.errors import FenceError
+from tidelock.fence.fence_table import fence_ddl
+from tidelock.fence.resource import FencedResource
 from tidelock.rm.resource import BranchCall, PhaseTwoResult, PhaseTwoStatus
-from tidelock.tcc import database_fence
 from tidelock.tcc.actions import tcc_transaction
-from tidelock.tcc.context import ActionContext
-from tidelock.tcc.errors import FenceError, TryRefusedError
-from tidelock.tcc.fence_table import fence_ddl
-from tidelock.tcc.resource import TccResource
+from tidelock.tcc.errors import TryRefusedError
 from tidelock.tcc.source import TccDataSource
 from tidelock.testing import Coordinator
 
@@ -51,9 +52,9 @@ def stock(
     stock.source.close()
 
 
-def resource_of(stock: Stock) -> TccResource:
+def resource_of(stock: Stock) -> FencedResource:
     found = stock.application.resource("TCC", "shop:take")
-    assert isinstance(found, TccResource)
+    assert isinstance(found, FencedResource)
     return found
 
 
@@ -143,7 +144,7 @@ async def test_a_try_after_its_cancel_is_refused(
 
     def cancel(point: str) -> None:
         # The branch is registered, and its Try is on its way.
-        if point == "tcc.after-register":
+        if point == "fence.after-register":
             (summary,) = tidelock_coordinator.transactions()
             (branch,) = tidelock_coordinator.transaction(summary.xid).branches
             branches.append(call(summary.xid, branch.branch_id))
@@ -313,7 +314,7 @@ async def test_a_try_that_is_done_when_its_guards_are_gone_is_taken_back(
     stock: Stock, application: Application, tidelock_coordinator: Coordinator
 ) -> None:
     def end(point: str) -> None:
-        if point == "tcc.after-register":
+        if point == "fence.after-register":
             roll_back_all(tidelock_coordinator)
             tidelock_coordinator.assert_clean()
 
@@ -443,7 +444,7 @@ async def test_without_a_database_a_try_that_failed_is_cancelled(
     await asyncio.to_thread(tidelock_coordinator.assert_clean)
 
 
-@pytest.mark.parametrize("point", ["tcc.before-fence-enter", "tcc.before-fence-done"])
+@pytest.mark.parametrize("point", ["fence.before-fence-enter", "fence.before-fence-done"])
 async def test_without_a_database_a_late_try_is_refused_or_undone(
     point: str, application: Application, tidelock_coordinator: Coordinator
 ) -> None:
@@ -460,7 +461,7 @@ async def test_without_a_database_a_late_try_is_refused_or_undone(
     with watched(roll_back), pytest.raises(TryRefusedError):
         await reserve()
     tried = [each for each in seats.ran if each.startswith("try")]
-    assert len(tried) == (0 if point == "tcc.before-fence-enter" else 1)
+    assert len(tried) == (0 if point == "fence.before-fence-enter" else 1)
     assert not tried or seats.ran[-1].startswith("cancel")
     await asyncio.to_thread(tidelock_coordinator.assert_clean)
 

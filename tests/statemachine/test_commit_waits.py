@@ -7,6 +7,7 @@ import pytest
 from statemachine.commands import CancelWait, OperateGlobal
 from statemachine.outcomes import Applied, GlobalAnswered, Outcome, Pending, Rejected, RejectionCode
 from statemachine.transactions import committing
+from statemachine.transactions.rows import Calls
 from tests.statemachine.building import code, result
 from tests.statemachine.test_transactions import Transactions, row, status, step
 
@@ -30,6 +31,16 @@ def test_without_waiting_it_is_refused_and_nothing_is_decided(log: Transactions)
     log.branch(done=False)
     assert code(log.commit()) is RejectionCode.BRANCH_UNFINISHED
     assert log.row().status == "BEGIN"
+
+
+def test_a_step_of_a_saga_is_waited_for_unless_its_compensation_stands_for_itself(
+    log: Transactions,
+) -> None:
+    log.branch(mode="SAGA", done=False, calls=Calls(rollback="http://shop/undo"))
+    step = log.branch(mode="SAGA", done=False)
+    assert code(log.commit()) is RejectionCode.BRANCH_UNFINISHED
+    log.report(step)
+    assert status(log.commit()) == "COMMITTING"
 
 
 def test_the_last_report_commits(log: Transactions) -> None:

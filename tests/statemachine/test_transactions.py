@@ -58,6 +58,9 @@ def row(key: int, *, exclusive: bool = True) -> RowLock:
     return RowLock("db", "t", (key,), exclusive)
 
 
+NO_CALLS = Calls()
+
+
 class Transactions(Log):
     """A log, with the words of managers and of the driver."""
 
@@ -65,7 +68,12 @@ class Transactions(Log):
         return self.do(BeginGlobal(xid=xid, prefix="n1", name="buy", timeout_ms=timeout_ms))
 
     def register(
-        self, *locks: RowLock, xid: str = "x", mode: str = "AT", wait_ms: int = 0
+        self,
+        *locks: RowLock,
+        xid: str = "x",
+        mode: str = "AT",
+        wait_ms: int = 0,
+        calls: Calls = NO_CALLS,
     ) -> Outcome:
         return self.do(
             RegisterBranch(
@@ -78,7 +86,7 @@ class Transactions(Log):
                 unit_id="",
                 session_id=self.session() if mode == "XA" else 0,
                 application_data=b"",
-                calls=Calls(),
+                calls=calls,
             )
         )
 
@@ -103,8 +111,15 @@ class Transactions(Log):
         assert isinstance(registered, ChannelRegistered)
         return registered.session_id
 
-    def branch(self, *locks: RowLock, xid: str = "x", mode: str = "AT", done: bool = True) -> int:
-        registered = result(self.register(*locks, xid=xid, mode=mode))
+    def branch(
+        self,
+        *locks: RowLock,
+        xid: str = "x",
+        mode: str = "AT",
+        done: bool = True,
+        calls: Calls = NO_CALLS,
+    ) -> int:
+        registered = result(self.register(*locks, xid=xid, mode=mode, calls=calls))
         assert isinstance(registered, BranchRegistered)
         if done:
             result(self.report(registered.branch_id, xid=xid))

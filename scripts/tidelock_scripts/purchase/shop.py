@@ -34,7 +34,7 @@ TOO_MANY: Final = 20
 CRASH_POINTS: Final = {
     "AT": "at.after-local-commit",
     "XA": "xa.after-prepare",
-    "TCC": "tcc.after-try-commit",
+    "TCC": "fence.after-step-commit",
 }
 """Where a service dies unless told otherwise: its work is done for good, and nobody was told."""
 

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
         OutcomeUnknownError,
         TidelockError,
     )
+    from tidelock.fence.context import ActionContext
+    from tidelock.fence.errors import FenceError, StepRefusedError
+    from tidelock.fence.fence_table import fence_ddl
     from tidelock.lcn.errors import ConnectionsHeldError, GroupOverError, LcnError, LcnMisuseError
     from tidelock.lcn.source import LcnDataSource
+    from tidelock.saga.errors import SagaError, StepReportLostError
+    from tidelock.saga.source import SagaDataSource
+    from tidelock.saga.steps import saga_step
     from tidelock.sql.errors import StatementRefusedError, TableMissingError
     from tidelock.tcc.actions import tcc_transaction
-    from tidelock.tcc.context import ActionContext
-    from tidelock.tcc.errors import FenceError, TccError, TryRefusedError
-    from tidelock.tcc.fence_table import fence_ddl
+    from tidelock.tcc.errors import TccError, TryRefusedError
     from tidelock.tcc.source import TccDataSource
     from tidelock.transaction.blocks import global_transaction, transaction
     from tidelock.transaction.context import bound, current_transaction, current_xid
@@ -68,10 +72,14 @@ _MODULES: Final = {
         "OutcomeUnknownError",
         "TidelockError",
     ),
+    "tidelock.fence.context": ("ActionContext",),
+    "tidelock.fence.errors": ("FenceError", "StepRefusedError"),
+    "tidelock.fence.fence_table": ("fence_ddl",),
+    "tidelock.saga.errors": ("SagaError", "StepReportLostError"),
+    "tidelock.saga.source": ("SagaDataSource",),
+    "tidelock.saga.steps": ("saga_step",),
     "tidelock.tcc.actions": ("tcc_transaction",),
-    "tidelock.tcc.context": ("ActionContext",),
-    "tidelock.tcc.errors": ("FenceError", "TccError", "TryRefusedError"),
-    "tidelock.tcc.fence_table": ("fence_ddl",),
+    "tidelock.tcc.errors": ("TccError", "TryRefusedError"),
     "tidelock.tcc.source": ("TccDataSource",),
     "tidelock.transaction.blocks": ("global_transaction",),
     "tidelock.transaction.context": ("bound", "current_transaction", "current_xid"),
@@ -119,7 +127,11 @@ __all__ = [
     "RollbackFailedError",
     "RollbackOnlyError",
     "RowsLockedError",
+    "SagaDataSource",
+    "SagaError",
     "StatementRefusedError",
+    "StepRefusedError",
+    "StepReportLostError",
     "Suspended",
     "TableMissingError",
     "TccDataSource",
@@ -149,6 +161,7 @@ __all__ = [
     "lcn_transaction",
     "local_transaction",
     "resume",
+    "saga_step",
     "suspend",
     "suspended",
     "tcc_transaction",

@@ -12,7 +12,11 @@ DIALECTS: Final = ("mysql", "postgresql", "sqlite")
 
 TABLES: Final = {
     "undo-log": ("tidelock.at.undo_log", "undo_log_ddl", "AT keeps the old values of rows"),
-    "fence": ("tidelock.tcc.fence_table", "fence_ddl", "TCC keeps what became of each branch"),
+    "fence": (
+        "tidelock.fence.fence_table",
+        "fence_ddl",
+        "TCC and SAGA keep what became of each branch",
+    ),
     "barrier": ("tidelock.barrier.tables", "barrier_ddl", "barriers keep which calls were done"),
     "outbox": ("tidelock.messages.outbox", "outbox_ddl", "messages wait until they are sent"),
     "inbox": ("tidelock.messages.inbox", "inbox_ddl", "receivers keep which messages they had"),

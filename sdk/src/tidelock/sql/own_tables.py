@@ -48,9 +48,7 @@ class OwnTable(msgspec.Struct, frozen=True):
 UNDO_LOG: Final = OwnTable(
     "undo-log", "tidelock.undo_log_ddl", "AT keeps what rows were before they were changed"
 )
-FENCE: Final = OwnTable(
-    "fence", "tidelock.tcc.fence_table.fence_ddl", "TCC keeps what became of each branch"
-)
+FENCE: Final = OwnTable("fence", "tidelock.fence_ddl", "TCC and SAGA keep what they have done")
 BARRIER: Final = OwnTable(
     "barrier", "tidelock.barrier.tables.barrier_ddl", "barriers keep which calls were done"
 )

@@ -1,4 +1,4 @@
-"""What Try, Confirm and Cancel of a branch have in common."""
+"""What a step of a branch, its Confirm and its Cancel or compensation have in common."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
-from tidelock.tcc.errors import FenceError
+from tidelock.fence.errors import FenceError
 
 GREATEST_DATA_BYTES: Final = 16 * 1024
 
 
 class ActionContext:
-    """The branch that a Try, a Confirm or a Cancel is of, and what the first tells the others.
+    """The branch that a step, or what keeps or undoes it, is of; what the first tells the others.
 
     `data` holds what JSON can: texts, whole numbers, floats, booleans, None, lists, mappings with
     texts as keys, up to 16 KiB. Decimals, dates, UUIDs and the like arrive as texts.
@@ -34,7 +34,7 @@ class ActionContext:
         self.name: Final = name
         """The action's."""
         self.data = data
-        """What Try puts in, Confirm and Cancel find."""
+        """What the step puts in, the others find."""
         self._connection = connection
 
     @property
@@ -45,7 +45,7 @@ class ActionContext:
             FenceError: the action has no database.
         """
         if self._connection is None:
-            raise FenceError(f"{self.name} has no database: @tcc_transaction(source=...) gives one")
+            raise FenceError(f"{self.name} has no database: its decorator's source=... gives one")
         return self._connection
 
     def on(self, connection: object) -> ActionContext:

@@ -9,12 +9,9 @@ from typing import Any
 from tidelock.application import Application
 from tidelock.crash_points import reached
 from tidelock.errors import ProblemError
-from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
-from tidelock.sql.session import Session
-from tidelock.sql.sweeping import PAGE, Guard, sweep
-from tidelock.tcc.context import ActionContext, encoded
-from tidelock.tcc.errors import TryRefusedError
-from tidelock.tcc.fence import (
+from tidelock.fence.context import ActionContext, encoded
+from tidelock.fence.errors import StepRefusedError
+from tidelock.fence.fence import (
     CANNOT_CANCEL,
     CANNOT_CONFIRM,
     COMMITTED,
@@ -22,8 +19,11 @@ from tidelock.tcc.fence import (
     ROLLED_BACK,
     Work,
 )
-from tidelock.tcc.fence_table import FenceRow, FenceStatus
-from tidelock.tcc.source import TccDataSource, begin, check_open
+from tidelock.fence.fence_table import FenceRow, FenceStatus
+from tidelock.fence.source import FencedDataSource, begin, check_open
+from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
+from tidelock.sql.session import Session
+from tidelock.sql.sweeping import PAGE, Guard, sweep
 from tidelock.transaction.shielding import Protect
 
 _STATUSES = {
@@ -35,40 +35,47 @@ _STATUSES = {
 
 
 class DatabaseFence:
-    """The fence of one action. Implements `tidelock.tcc.fence.Fence`."""
+    """The fence of one action. Implements `tidelock.fence.fence.Fence`."""
 
-    def __init__(self, application: Application, source: TccDataSource, name: str) -> None:
+    def __init__(
+        self,
+        application: Application,
+        source: FencedDataSource,
+        name: str,
+        refusal: type[StepRefusedError],
+    ) -> None:
         self._application = application
         self._source = source
         self._name = name
+        self._refusal = refusal
 
-    # --- Try
+    # --- the step
 
-    async def run_try(
+    async def run_step(
         self, context: ActionContext, work: Work, cancel: Work, protect: Protect
     ) -> Any:
-        """Insert the row and run the Try, in one local transaction."""
+        """Insert the row and run the step, in one local transaction."""
 
         async def run(session: Session) -> Any:
             await begin(session)
             try:
-                value = await self._try(session, context, work)
-                reached("tcc.before-try-commit")
+                value = await self._step(session, context, work)
+                reached("fence.before-step-commit")
                 await protect(session.commit())
             except BaseException:
                 with contextlib.suppress(Exception):
                     await protect(session.rollback())
                 raise
-            reached("tcc.after-try-commit")
+            reached("fence.after-step-commit")
             return value
 
         given = self._source.given()
         return await (self._source.database.run_here(run) if given is None else run(given))
 
-    async def _try(self, session: Session, context: ActionContext, work: Work) -> Any:
+    async def _step(self, session: Session, context: ActionContext, work: Work) -> Any:
         table, branch = self._source.table(session), (context.xid, context.branch_id)
         before = encoded(self._name, context.data)
-        reached("tcc.before-fence-row")
+        reached("fence.before-fence-row")
         try:
             await table.insert(
                 session,
@@ -81,10 +88,10 @@ class DatabaseFence:
         except Exception as error:
             if not session.dialect.is_duplicate(error):
                 raise
-            raise TryRefusedError(
+            raise self._refusal(
                 f"{self._name} was called too late: its transaction {context.xid} was rolled back"
             ) from error
-        reached("tcc.after-fence-row")
+        reached("fence.after-fence-row")
         value = await work(context.on(session.connection))
         after = encoded(self._name, context.data)
         if after != before:
@@ -97,8 +104,8 @@ class DatabaseFence:
     ) -> None:
         """Cancel at once when the transaction has ended; else the coordinator will ask for it.
 
-        Guards of ended transactions go after a while, so a Try that comes still later meets none,
-        and nobody asks for its Cancel any more.
+        Guards of ended transactions go after a while, so a step that comes still later meets none,
+        and nobody asks to cancel it any more.
         """
         standing = refused.transaction
         if standing is not None and standing.ended_at is None:
@@ -113,13 +120,13 @@ class DatabaseFence:
                 await check_open(session)
             # Nothing can come after this any more, so there is nothing to guard.
             await table.delete(session, [branch])
-            reached("tcc.before-take-back-commit")
+            reached("fence.before-take-back-commit")
             await session.commit()
-            reached("tcc.after-take-back-commit")
+            reached("fence.after-take-back-commit")
 
         await protect(self._source.database.run_here(run))
 
-    # --- Confirm and Cancel
+    # --- phase two
 
     async def confirm(self, call: BranchCall, work: Work) -> PhaseTwoResult:
         """Say so in the row and run the Confirm, in one local transaction."""
@@ -131,13 +138,13 @@ class DatabaseFence:
             if row is None or row.status is not FenceStatus.TRIED:
                 await session.rollback()
                 return _confirmed_before(row)
-            reached("tcc.before-confirm")
+            reached("fence.before-confirm")
             await table.put_status(session, branch, FenceStatus.CONFIRMED)
             await work(self._context(call, row, session))
             await check_open(session)
-            reached("tcc.before-confirm-commit")
+            reached("fence.before-confirm-commit")
             await session.commit()
-            reached("tcc.after-confirm-commit")
+            reached("fence.after-confirm-commit")
             return COMMITTED
 
         return await self._source.database.run(run)
@@ -145,7 +152,7 @@ class DatabaseFence:
     async def cancel(self, call: BranchCall, work: Work) -> PhaseTwoResult:
         """Say so in the row and run the Cancel, in one local transaction.
 
-        Without a row there is nothing to cancel: a row keeps the Try from being done later.
+        Without a row there is nothing to cancel: a row keeps the step from being done later.
         """
 
         async def run(session: Session) -> PhaseTwoResult:
@@ -159,21 +166,21 @@ class DatabaseFence:
             if row is None or row.status is not FenceStatus.TRIED:
                 await session.rollback()
                 return _cancelled_before(row)
-            reached("tcc.before-cancel")
+            reached("fence.before-cancel")
             await table.put_status(session, branch, FenceStatus.CANCELLED)
             await work(self._context(call, row, session))
             await check_open(session)
-            reached("tcc.before-cancel-commit")
+            reached("fence.before-cancel-commit")
             await session.commit()
-            reached("tcc.after-cancel-commit")
+            reached("fence.after-cancel-commit")
             return ROLLED_BACK
 
         return await self._source.database.run(run)
 
     async def _suspend(self, session: Session, call: BranchCall) -> PhaseTwoResult:
-        """Raises: a duplicate, when the Try was done meanwhile: the coordinator asks again."""
+        """Raises: a duplicate, when the step was done meanwhile: the coordinator asks again."""
         branch = (call.xid, call.branch_id)
-        reached("tcc.before-suspend")
+        reached("fence.before-suspend")
         await self._source.table(session).insert(
             session,
             branch,
@@ -182,9 +189,9 @@ class DatabaseFence:
             "{}",
             cluster_id=call.cluster_id,
         )
-        reached("tcc.before-suspend-commit")
+        reached("fence.before-suspend-commit")
         await session.commit()
-        reached("tcc.after-suspend-commit")
+        reached("fence.after-suspend-commit")
         return ROLLED_BACK
 
     async def status(self, call: BranchCall) -> BranchStatus:
@@ -221,10 +228,10 @@ class DatabaseFence:
     async def _delete(self, branches: Sequence[tuple[str, int]]) -> None:
         async def delete(session: Session) -> None:
             await begin(session)
-            reached("tcc.before-delete")
+            reached("fence.before-delete")
             await self._source.table(session).delete(session, branches)
             await session.commit()
-            reached("tcc.after-delete")
+            reached("fence.after-delete")
 
         await self._source.database.run(delete)
 

@@ -1,25 +1,31 @@
-"""Confirm and Cancel by the coordinator's word."""
+"""Phase two by the coordinator's word."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
+from tidelock.fence.fence import COMMITTED, Fence, Work
 from tidelock.rm.resource import BranchCall, BranchStatus, Mode, PhaseTwoResult
-from tidelock.tcc.fence import Fence, Work
 
 
-class TccResource:
+class FencedResource:
     """Phase two of the branches of one action. Implements `tidelock.rm.resource.Resource`."""
 
-    mode: Final[Mode] = "TCC"
-
     def __init__(
-        self, resource_id: str, origin: str, fence: Fence, confirm: Work, cancel: Work
+        self,
+        mode: Mode,
+        resource_id: str,
+        origin: str,
+        fence: Fence,
+        confirm: Work | None,
+        cancel: Work,
     ) -> None:
+        """Without a `confirm` nothing is left to do when the transaction commits."""
+        self._mode: Final[Mode] = mode
         self._resource_id = resource_id
         self.origin: Final = origin
-        """Where its Try is written."""
+        """Where its step is written."""
         self._fence = fence
         self._confirm = confirm
         self._cancel = cancel
@@ -29,12 +35,19 @@ class TccResource:
         """The application and the name of the action, unless it was given."""
         return self._resource_id
 
+    @property
+    def mode(self) -> Mode:
+        """TCC or SAGA."""
+        return self._mode
+
     async def commit(self, call: BranchCall) -> PhaseTwoResult:
         """Confirm."""
+        if self._confirm is None:
+            return COMMITTED
         return await self._fence.confirm(call, self._confirm)
 
     async def rollback(self, call: BranchCall) -> PhaseTwoResult:
-        """Cancel."""
+        """Cancel, or compensate."""
         return await self._fence.cancel(call, self._cancel)
 
     async def status(self, call: BranchCall) -> BranchStatus:

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
+from tidelock.fence.context import decoded
+from tidelock.fence.errors import FenceError
 from tidelock.sql.dialects import DIALECTS, Dialect, DialectName
 from tidelock.sql.own_tables import FENCE
 from tidelock.sql.session import MARK, Session
 from tidelock.sql.sweeping import Guard
-from tidelock.tcc.context import decoded
-from tidelock.tcc.errors import FenceError
 
 DEFAULT_TABLE: Final = "tidelock_fence"
 
@@ -100,7 +100,7 @@ class FenceStatus(enum.IntEnum):
     CONFIRMED = 2
     CANCELLED = 3
     SUSPENDED = 4
-    """Cancelled before it was tried: a Try that comes late finds this row."""
+    """Cancelled before it was tried: a step that comes late finds this row."""
 
 
 class FenceRow(msgspec.Struct, frozen=True):

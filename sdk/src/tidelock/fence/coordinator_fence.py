@@ -2,7 +2,7 @@
 
 It orders the steps and tells a repeated one from a first one, but not together with what they do:
 who dies in between is let in again, so each step is done *at least* once, and a Cancel may come
-while, or after, a Try was done in part.
+while, or after, its step was done in part.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from tidelock.errors import (
     ProblemError,
     TransactionNotFoundError,
 )
-from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
-from tidelock.tcc.context import ActionContext, decoded
-from tidelock.tcc.errors import TryRefusedError
-from tidelock.tcc.fence import (
+from tidelock.fence.context import ActionContext, decoded
+from tidelock.fence.errors import StepRefusedError
+from tidelock.fence.fence import (
     CANNOT_CANCEL,
     CANNOT_CONFIRM,
     COMMITTED,
@@ -31,22 +30,30 @@ from tidelock.tcc.fence import (
     ROLLED_BACK,
     Work,
 )
+from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
 from tidelock.transaction.shielding import Protect
 
 
 class CoordinatorFence:
-    """The fence of one action. Implements `tidelock.tcc.fence.Fence`."""
+    """The fence of one action. Implements `tidelock.fence.fence.Fence`."""
 
-    def __init__(self, application: Application, name: str, calls: Calls) -> None:
-        """`calls` are for the Try functions; the others are done on the application's own loop."""
+    def __init__(
+        self,
+        application: Application,
+        name: str,
+        calls: Calls,
+        refusal: type[StepRefusedError],
+    ) -> None:
+        """`calls` are for the steps; phase two is done on the application's own loop."""
         self._application = application
         self._name = name
         self._calls = calls
+        self._refusal_type = refusal
 
-    async def run_try(
+    async def run_step(
         self, context: ActionContext, work: Work, cancel: Work, protect: Protect
     ) -> Any:
-        """Ask, run the Try, and say that it is done."""
+        """Ask, run the step, and say that it is done."""
         try:
             verdict = await self._pass(self._calls, context, "TRY", "ENTER")
         except (TransactionNotFoundError, BranchNotFoundError) as gone:
@@ -54,11 +61,11 @@ class CoordinatorFence:
         if verdict != "PROCEED":
             raise self._refusal(context)
         value = await work(context)
-        reached("tcc.before-fence-done")
+        reached("fence.before-fence-done")
         if not await protect(self._is_tried(context)):
             await protect(_run(cancel, context))
             raise self._refusal(context)
-        reached("tcc.after-fence-done")
+        reached("fence.after-fence-done")
         return value
 
     async def _is_tried(self, context: ActionContext) -> bool:
@@ -105,25 +112,25 @@ class CoordinatorFence:
         verdict = await self._pass(calls, context, step, "ENTER")
         if verdict == "PROCEED":
             await work(context)
-            reached("tcc.before-fence-done")
+            reached("fence.before-fence-done")
             verdict = await self._pass(calls, context, step, "DONE")
-            reached("tcc.after-fence-done")
+            reached("fence.after-fence-done")
         return refused if verdict == "REFUSE" else done
 
     async def _pass(
         self, calls: Calls, context: ActionContext, step: FenceStep, phase: FencePhase
     ) -> str:
         if phase == "ENTER":
-            reached("tcc.before-fence-enter")
+            reached("fence.before-fence-enter")
         verdict = await calls(
             lambda client: client.branches.fence(context.xid, context.branch_id, step, phase)
         )
         if phase == "ENTER":
-            reached("tcc.after-fence-enter")
+            reached("fence.after-fence-enter")
         return verdict
 
-    def _refusal(self, context: ActionContext) -> TryRefusedError:
-        return TryRefusedError(
+    def _refusal(self, context: ActionContext) -> StepRefusedError:
+        return self._refusal_type(
             f"{self._name} was called too late: its transaction {context.xid} was rolled back"
         )
 

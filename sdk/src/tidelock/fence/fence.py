@@ -1,4 +1,7 @@
-"""What keeps the steps of a branch from being done twice, late, or undone before they were done.
+"""What keeps a step from being done twice, late, or undone before it was done.
+
+It is a Try of TCC with its Confirm and Cancel, or a step of a saga, whose Cancel is its
+compensation, and which is never confirmed.
 
 | step | no row | tried | confirmed | cancelled, suspended |
 |---|---|---|---|---|
@@ -13,36 +16,36 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from tidelock.errors import ProblemError
+from tidelock.fence.context import ActionContext
 from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult, PhaseTwoStatus
-from tidelock.tcc.context import ActionContext
 from tidelock.transaction.shielding import Protect
 
 Work = Callable[[ActionContext], Awaitable[Any]]
-"""A Try, a Confirm or a Cancel."""
+"""A step, a Confirm or a Cancel."""
 
 
 class Fence(Protocol):
-    """Lets the steps of the branches of one action pass."""
+    """Lets what the branches of one action do pass."""
 
-    async def run_try(
+    async def run_step(
         self, context: ActionContext, work: Work, cancel: Work, protect: Protect
     ) -> Any:
-        """Run a Try, in the caller's thread or task; return what it returns.
+        """Run a step, in the caller's thread or task; return what it returns.
 
-        `cancel` is for a Try that turns out to be too late when it is done already.
+        `cancel` is for one that turns out to be too late when it is done already.
 
         `protect` runs what is to come to its end when the caller is cancelled.
 
         Raises:
-            TryRefusedError: the branch was cancelled before.
-            FenceError, and whatever the Try and the driver raise.
+            StepRefusedError: the branch was cancelled before.
+            FenceError, and whatever the step and the driver raise.
         """
         ...
 
     async def take_back(
         self, context: ActionContext, cancel: Work, refused: ProblemError, protect: Protect
     ) -> None:
-        """Undo a Try that was done, and that the coordinator does not want any more."""
+        """Undo a step that was done, and that the coordinator does not want any more."""
         ...
 
     async def confirm(self, call: BranchCall, work: Work) -> PhaseTwoResult:
@@ -70,7 +73,7 @@ COMMITTED: Final = PhaseTwoResult(status=PhaseTwoStatus.COMMITTED)
 ROLLED_BACK: Final = PhaseTwoResult(status=PhaseTwoStatus.ROLLED_BACK)
 NOT_TRIED: Final = PhaseTwoResult(
     status=PhaseTwoStatus.COMMIT_FAILED_RETRYABLE,
-    detail="the fence knows of no Try that could be confirmed",
+    detail="the fence knows of no step that could be confirmed",
 )
 CANNOT_CONFIRM: Final = PhaseTwoResult(
     status=PhaseTwoStatus.COMMIT_FAILED_UNRETRYABLE,

@@ -1,0 +1,144 @@
+"""A process with a step of a saga is killed before and after each write; another one goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.databases.connections import Database
+from tests.sdk.saga_stock import ROW, TABLE
+from tests.sdk.shops import Shops
+from tidelock.crash_points import POINTS
+from tidelock.testing import Coordinator
+
+pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
+
+BEFORE_THE_DECISION = (
+    "fence.before-register",
+    "fence.after-register",
+    "fence.before-fence-row",
+    "fence.after-fence-row",
+    "fence.before-step-commit",
+    "fence.after-step-commit",
+    "fence.before-report",
+    "fence.after-report",
+)
+WHEN_A_SECOND_STEP_FAILED = ("fence.before-failure-report", "fence.after-failure-report")
+WHILE_IT_COMPENSATES = (
+    "fence.before-cancel",
+    "fence.before-cancel-commit",
+    "fence.after-cancel-commit",
+)
+WHILE_IT_CLEANS = ("fence.before-delete", "fence.after-delete")
+WHEN_NOTHING_WAS_DONE = (
+    "fence.before-suspend",
+    "fence.before-suspend-commit",
+    "fence.after-suspend-commit",
+)
+DRIVERS = ("sqlite3", "pymysql", "psycopg")
+
+
+@pytest.fixture
+def shops(
+    request: pytest.FixtureRequest, database: Database, tidelock_coordinator: Coordinator
+) -> Shops:
+    driver: str = request.node.callspec.params["database"]
+    return Shops(
+        tidelock_coordinator,
+        driver,
+        database,
+        program="tests.sdk.saga_child",
+        tables=(TABLE, ROW),
+    )
+
+
+QUICK = ("fence.after-step-commit", "fence.before-cancel-commit")
+
+
+def cases(points: tuple[str, ...]) -> list[Any]:
+    """Each point on one database in turn: a point is code that all of them share."""
+    return [
+        pytest.param(
+            point,
+            DRIVERS[number % len(DRIVERS)],
+            marks=() if point in QUICK else (pytest.mark.long,),
+        )
+        for number, point in enumerate(points)
+    ]
+
+
+@pytest.mark.parametrize(("point", "database"), cases(BEFORE_THE_DECISION), indirect=["database"])
+async def test_killed_before_the_decision_nothing_stays_done(shops: Shops, point: str) -> None:
+    await shops.killed("commit", point)
+    await shops.settled()
+    assert shops.numbers() == (10,)
+    assert shops.fence_rows() == 0
+
+
+@pytest.mark.parametrize("what", ["refuse", "fail"])
+@pytest.mark.parametrize(
+    ("point", "database"), cases(WHEN_A_SECOND_STEP_FAILED), indirect=["database"]
+)
+async def test_killed_when_a_second_step_has_failed_the_first_is_undone(
+    shops: Shops, point: str, what: str
+) -> None:
+    await shops.killed(what, point)
+    await shops.settled()
+    assert shops.numbers() == (10,)
+    assert shops.fence_rows() == 0
+
+
+@pytest.mark.parametrize(("point", "database"), cases(WHILE_IT_COMPENSATES), indirect=["database"])
+async def test_killed_while_it_compensates_nothing_stays_done(shops: Shops, point: str) -> None:
+    await shops.killed("rollback", point)
+    await shops.settled()
+    assert shops.numbers() == (10,)
+    assert shops.fence_rows() == 0
+
+
+@pytest.mark.parametrize(("point", "database"), cases(WHILE_IT_CLEANS), indirect=["database"])
+async def test_killed_while_it_cleans_the_step_stays_done(shops: Shops, point: str) -> None:
+    await shops.killed("commit-and-clean", point)
+    await shops.settled()
+    assert shops.numbers() == (7,)
+    assert shops.fence_rows() == 0
+
+
+@pytest.mark.parametrize(("point", "database"), cases(WHEN_NOTHING_WAS_DONE), indirect=["database"])
+async def test_killed_while_it_compensates_what_was_not_done_nothing_is_left(
+    shops: Shops, point: str, tidelock_coordinator: Coordinator
+) -> None:
+    await shops.killed("commit", "fence.after-register")
+    tidelock_coordinator.advance(70_000)
+    async with shops.process("serve", point) as process:
+        await asyncio.wait_for(process.wait(), 60)
+    await shops.settled()
+    assert shops.numbers() == (10,)
+    assert shops.fence_rows() == 0
+
+
+def test_every_point_of_the_fence_that_a_step_comes_to_is_tried() -> None:
+    tried = {
+        *BEFORE_THE_DECISION,
+        *WHEN_A_SECOND_STEP_FAILED,
+        *WHILE_IT_COMPENSATES,
+        *WHILE_IT_CLEANS,
+        *WHEN_NOTHING_WAS_DONE,
+    }
+    elsewhere = {
+        # TCC's alone.
+        "fence.before-confirm",
+        "fence.before-confirm-commit",
+        "fence.after-confirm-commit",
+        # A step that outlives its transaction and dies then: tests/sdk/test_saga.py.
+        "fence.before-take-back-commit",
+        "fence.after-take-back-commit",
+        # The coordinator's fence: done at least once.
+        "fence.before-fence-enter",
+        "fence.after-fence-enter",
+        "fence.before-fence-done",
+        "fence.after-fence-done",
+    }
+    assert tried | elsewhere == {point for point in POINTS if point.startswith("fence.")}
