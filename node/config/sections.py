@@ -392,8 +392,9 @@ class ChannelsConfig:
     clean_after_ms: int = setting(
         MINUTE_MS,
         "How long after the end of a transaction resource managers are told that they may forget "
-        "it. What is still on its way then, from a leader that was deposed or a client that was "
-        "slow, finds no guard any more.",
+        "branches that had not reported the end of their first phase. What such a branch still "
+        "does then, since its process was slow, finds no guard any more. Branches that had are "
+        "forgotten at once.",
         minimum=0,
         maximum=DAY_MS,
     )

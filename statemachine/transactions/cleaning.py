@@ -31,6 +31,7 @@ from statemachine.transactions.channel_rows import (
     GREATEST_RESOURCE_BYTES,
 )
 from statemachine.transactions.cleaning_rows import (
+    AT_ONCE,
     Cleaning,
     LeftOut,
     delete_cleaning,
@@ -44,6 +45,7 @@ from statemachine.transactions.cleaning_rows import (
 )
 from statemachine.transactions.planning import Program
 from statemachine.transactions.rows import GREATEST_XID_BYTES, Branch
+from statemachine.transactions.statuses import GlobalStatus
 from statemachine.transactions.transaction import Transaction
 from statemachine.write_buffer import WriteBuffer
 
@@ -101,7 +103,7 @@ def note(state: MachineState, writes: WriteBuffer, transaction: Transaction) -> 
         if _is_kept_by_a_manager(branch):
             cleaning = Cleaning(
                 branch.resource_id,
-                state.elapsed_ms,
+                AT_ONCE if _can_go_at_once(transaction, branch) else state.elapsed_ms,
                 transaction.row.xid,
                 branch.branch_id,
                 branch.mode.value,
@@ -122,8 +124,18 @@ def _note(state: MachineState, writes: WriteBuffer, cleaning: Cleaning) -> None:
         return
     before = get_left_out(writes, resource_id, host, mode)
     count = 0 if before is None else before.count
-    put_left_out(writes, resource_id, host, mode, LeftOut(count + 1, cleaning.ended_ms))
+    put_left_out(writes, resource_id, host, mode, LeftOut(count + 1, state.elapsed_ms))
     state.cleaning_place_count += before is None
+
+
+def _can_go_at_once(transaction: Transaction, branch: Branch) -> bool:
+    """Say whether nothing of a branch is on its way that its guards would have to meet.
+
+    Who has reported the end of phase one does nothing in it any more. Others may: a process that
+    was held up between its registration and its local commit, for which guards stay a while.
+    """
+    done = transaction.row.status is not GlobalStatus.FINISHED
+    return done and branch.did_phase_one
 
 
 def _is_kept_by_a_manager(branch: Branch) -> bool:

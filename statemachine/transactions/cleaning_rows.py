@@ -21,13 +21,16 @@ from statemachine.store import Reader
 from statemachine.transactions.channel_rows import LOCAL_RESOURCE
 from statemachine.write_buffer import WriteBuffer
 
+AT_ONCE: Final = 0
+"""Instead of the time of its end: of a branch that is cleaned without a delay."""
+
 
 class Cleaning(msgspec.Struct, frozen=True):
     """A branch of an ended transaction whose guards are no longer needed."""
 
     resource_id: str
     ended_ms: int
-    """In elapsed time."""
+    """In elapsed time, or `AT_ONCE`."""
     xid: str
     branch_id: int
     mode: str
@@ -111,9 +114,12 @@ def resources_to_clean(reader: Reader, after: str, limit: int) -> list[str]:
 
 
 def due_cleanings(reader: Reader, resource_id: str, before_ms: int, limit: int) -> list[Cleaning]:
-    """Return what ended before an elapsed time on one resource, the first ended first."""
+    """Return what ended before an elapsed time on one resource, the first ended first; before all,
+    what is cleaned at once.
+    """
     prefix = _TO_CLEAN + keys.terminated(resource_id)
-    rows = reader.scan(prefix, prefix + keys.pack_number(max(0, before_ms)), limit=limit)
+    stop = prefix + keys.pack_number(max(AT_ONCE + 1, before_ms))
+    rows = reader.scan(prefix, stop, limit=limit)
     return [
         Cleaning(
             resource_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -72,6 +71,7 @@ async def branch(
     xid: str = "x",
     *,
     application_data: bytes = b'{"order":7}',
+    reports: bool = True,
 ) -> int:
     """Register a branch and report that its phase one is done; return its id."""
     (registered,) = await cluster.do(
@@ -91,6 +91,8 @@ async def branch(
     assert isinstance(registered, Applied)
     assert isinstance(registered.result, BranchRegistered)
     branch_id = registered.result.branch_id
+    if not reports:
+        return branch_id
     (reported,) = await cluster.do(
         ReportBranch(
             xid=xid,
@@ -518,13 +520,18 @@ async def test_a_sweep_that_failed_is_asked_for_again(
     assert len([call for call in manager.calls if call["type"] == "sweep"]) == 2
 
 
-async def test_nobody_is_told_before_its_time(tmp_path: Path, stack: AsyncExitStack) -> None:
+async def test_nobody_is_told_at_once_of_what_may_still_come(
+    tmp_path: Path, stack: AsyncExitStack
+) -> None:
     late = ChannelsConfig(clean_after_ms=3_600_000)
     async with loop_cluster(tmp_path, channels=late, settings=PATIENT) as cluster:
         manager = await connect(stack, await cluster.leader())
-        await begin(cluster)
-        await branch(cluster, manager.session_id)
-        await decide(cluster)
-        await cluster.until("x", "COMMITTED")
-        await asyncio.sleep(1.2)
-        assert [call["type"] for call in manager.calls] == ["branch-commit"]
+        for xid, reports in (("x", False), ("y", True)):
+            await begin(cluster, xid)
+            await branch(cluster, manager.session_id, xid=xid, reports=reports)
+            await decide(cluster, xid, commit=False)
+            await cluster.until(xid, "ROLLED_BACK")
+        cleaned = await manager.until(
+            lambda: [call["xid"] for call in manager.calls if call["type"] == "clean"]
+        )
+        assert cleaned == ["y"]

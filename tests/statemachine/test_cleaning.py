@@ -21,6 +21,7 @@ from statemachine.outcomes import (
 from statemachine.state import load_state
 from statemachine.transactions import cleaning
 from statemachine.transactions.cleaning_rows import (
+    AT_ONCE,
     Cleaning,
     due_cleanings,
     resources_to_clean,
@@ -58,13 +59,13 @@ def test_every_branch_is_cleaned_once_its_transaction_has_ended() -> None:
     log.wait(50)
     log.told(second)
     assert due(log) == [
-        Cleaning("db", 50, "x", first, "XA", "h"),
-        Cleaning("db", 50, "x", second, "AT", "h"),
+        Cleaning("db", AT_ONCE, "x", first, "XA", "h"),
+        Cleaning("db", AT_ONCE, "x", second, "AT", "h"),
     ]
     assert cleaned(log, due(log)[0]) == 1
     assert [each.branch_id for each in due(log)] == [second]
     assert cleaned(log, *due(log)) == 1
-    assert cleaned(log, Cleaning("db", 50, "x", first, "XA")) == 0
+    assert cleaned(log, Cleaning("db", AT_ONCE, "x", first, "XA")) == 0
     assert log.rows(b"Xjc") == []
 
 
@@ -73,13 +74,31 @@ def test_what_ended_lately_is_not_due_yet_and_the_first_come_first() -> None:
     session = log.open()
     for xid in ("b", "a"):
         log.begin(xid)
-        log.held(session, xid=xid, mode="TCC")
+        log.join(session, xid=xid, mode="TCC")
         log.roll_back(xid)
         log.told(log.branches(xid)[0].branch_id, xid=xid)
         log.wait(10)
     assert [each.xid for each in due_cleanings(log.store, "db", 10, 10)] == ["b"]
     assert [each.xid for each in due_cleanings(log.store, "db", 11, 10)] == ["b", "a"]
     assert [each.xid for each in due_cleanings(log.store, "db", 11, 1)] == ["b"]
+
+
+def test_what_has_reported_is_due_at_once_and_what_may_still_come_later_is_not() -> None:
+    log = Channels()
+    session = log.open()
+    log.begin()
+    reported = log.held(session, mode="AT")
+    log.wait(10)
+    result(log.join(session, mode="AT"))
+    log.roll_back()
+    for branch in reversed(log.branches()):
+        log.told(branch.branch_id)
+    late = log.branches()[-1].branch_id
+    assert [each.branch_id for each in due_cleanings(log.store, "db", -50, 10)] == [reported]
+    assert [each.branch_id for each in due_cleanings(log.store, "db", 10, 10)] == [reported]
+    assert [each.branch_id for each in due_cleanings(log.store, "db", 11, 10)] == [reported, late]
+    assert cleaned(log, *due(log)) == 2
+    assert log.rows(b"Xjc") == []
 
 
 def test_resources_are_found_one_by_one() -> None:
@@ -123,7 +142,8 @@ def test_what_an_operator_puts_aside_is_cleaned_too() -> None:
     assert log.row().status == "ROLLBACK_FAILED"
     assert due(log) == []
     log.do(OperateGlobal(xid="x", action="FORGET", reason="", principal=""))
-    assert [each.branch_id for each in due(log)] == [branch]
+    # Who puts it aside may be about to look at it.
+    assert [(each.branch_id, each.ended_ms) for each in due(log)] == [(branch, log.elapsed_ms)]
 
 
 def test_names_that_cannot_be_are_no_harm() -> None:

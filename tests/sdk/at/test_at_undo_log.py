@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import tidelock
 from tests.databases.connections import Database
 from tests.sdk.at_sources import Shop, undone
+from tidelock.at.deletions import Deletions
 from tidelock.at.errors import ImageMismatchError
 from tidelock.at.undo_log import UndoLog, undo_log_ddl
 from tidelock.at.undo_records import (
@@ -180,3 +183,44 @@ def test_undo_rows_hold_the_fields_that_are_documented(bare_shop: Shop) -> None:
     bare_shop.undone_by(work)
     assert [row[1:] for row in seen] == [(seen[0][1], 0)]
     assert undone(bare_shop, "UPDATE t SET v = 3") == [(1, 3)]
+
+
+async def test_what_was_just_deleted_is_not_deleted_again() -> None:
+    deleted: list[list[tuple[str, int]]] = []
+    under_way = 0
+
+    async def delete(branches: Sequence[tuple[str, int]]) -> None:
+        nonlocal under_way
+        under_way += 1
+        assert under_way == 1, "of two statements that delete the same rows one may deadlock"
+        await asyncio.sleep(0)
+        deleted.append(list(branches))
+        under_way -= 1
+
+    deletions = Deletions(delete)
+    deletions.add(("x", 1))
+    deletions.add(("x", 2))
+    await deletions.clean([("x", 2), ("y", 3)])
+    await deletions.drain()
+    await deletions.clean([("x", 1), ("y", 4)])
+    assert deleted == [[("x", 2), ("y", 3)], [("x", 1)], [("y", 4)]]
+    assert deletions.waiting == 0
+    await deletions.clean([("x", 1)])
+    assert deleted[3:] == [[("x", 1)]]
+
+
+async def test_what_could_not_be_deleted_is_deleted_when_it_is_cleaned() -> None:
+    deleted: list[list[tuple[str, int]]] = []
+    failures = [OSError("the database is gone")]
+
+    async def delete(branches: Sequence[tuple[str, int]]) -> None:
+        if failures:
+            raise failures.pop()
+        deleted.append(list(branches))
+
+    deletions = Deletions(delete)
+    deletions.add(("x", 1))
+    await deletions.drain()
+    assert deleted == []
+    await deletions.clean([("x", 1)])
+    assert deleted == [[("x", 1)]]

@@ -1,6 +1,8 @@
 """Undo rows of committed branches, deleted in the background and many at once.
 
-What is lost with the process, or cannot be deleted now, goes by the coordinator's `clean`.
+What is lost with the process, or cannot be deleted now, goes by the coordinator's `clean`, which
+comes soon after for all of them. Of two statements that delete the same rows a database may end
+one as a deadlock, so there is one at a time; and what was just deleted is not looked for again.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ class Deletions:
     def __init__(self, delete: Callable[[Sequence[Branch]], Awaitable[None]]) -> None:
         self._delete = delete
         self._waiting: dict[Branch, None] = {}
+        self._deleted: dict[Branch, None] = {}
+        """Of which `clean` has not come yet, the last deleted last."""
+        self._alone = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -39,6 +44,24 @@ class Deletions:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
 
+    async def clean(self, branches: Sequence[Branch]) -> None:
+        """Delete now what was not deleted already.
+
+        Raises: what deleting raises.
+        """
+        async with self._alone:
+            left = [each for each in branches if each not in self._deleted]
+            if left:
+                await self._delete(left)
+            for each in branches:
+                self._deleted.pop(each, None)
+                self._waiting.pop(each, None)
+
+    async def delete(self, branches: Sequence[Branch]) -> None:
+        """Delete now what was seen to be there. Raises: what deleting raises."""
+        async with self._alone:
+            await self._delete(branches)
+
     async def drain(self) -> None:
         """Return when nothing waits any more."""
         if self._task is not None:
@@ -48,10 +71,19 @@ class Deletions:
         while self._waiting:
             # Others may be committed by then, which go with the same statement.
             await asyncio.sleep(_PAUSE_S)
-            batch = list(self._waiting)[:GREATEST_BATCH]
-            try:
-                await self._delete(batch)
-            except Exception as error:
-                _log.warning("%d undo rows are left to be cleaned later: %s", len(batch), error)
-            for branch in batch:
-                self._waiting.pop(branch, None)
+            async with self._alone:
+                await self._work_off(list(self._waiting)[:GREATEST_BATCH])
+
+    async def _work_off(self, batch: Sequence[Branch]) -> None:
+        if not batch:
+            return
+        try:
+            await self._delete(batch)
+        except Exception as error:
+            _log.warning("%d undo rows are left to be cleaned later: %s", len(batch), error)
+        else:
+            self._deleted.update(dict.fromkeys(batch))
+            while len(self._deleted) > GREATEST_WAITING:
+                del self._deleted[next(iter(self._deleted))]
+        for branch in batch:
+            self._waiting.pop(branch, None)

@@ -115,7 +115,7 @@ class AtResource:
 
     async def clean(self, ended: Sequence[BranchCall]) -> None:
         """Forget tombstones, placeholders, and undo rows that are not deleted yet."""
-        await self._delete([(call.xid, call.branch_id) for call in ended])
+        await self._soon().clean([(call.xid, call.branch_id) for call in ended])
 
     async def sweep(self) -> None:
         """Forget the same of all branches whose transactions are over, whoever left them."""
@@ -129,7 +129,7 @@ class AtResource:
 
             return await self._database.run(read)
 
-        forgotten = await sweep(self._application, page_after, self._delete)
+        forgotten = await sweep(self._application, page_after, self._soon().delete)
         _log.info("%d branches of %s were over", forgotten, self._resource_id)
 
 

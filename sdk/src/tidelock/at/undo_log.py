@@ -285,7 +285,7 @@ class UndoLog:
             (self._number(after),),
         )
         return [
-            Guard(int(number), str(xid), int(branch_id), _cluster_of(context))
+            Guard(int(number), str(xid), int(branch_id), _context_of(context).cluster)
             for number, xid, branch_id, context in found.rows
         ]
 
@@ -293,10 +293,10 @@ class UndoLog:
         """Forget branches, whatever is kept of them."""
         if not branches:
             return
-        await self._forget_parts(session, branches)
         size = self._dialect.greatest_values // 2
         for at in range(0, len(branches), size):
             part = branches[at : at + size]
+            await self._forget_parts(session, part)
             await UNDO_LOG.execute(
                 session,
                 self.name,
@@ -305,20 +305,26 @@ class UndoLog:
             )
 
     async def _forget_parts(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:
-        for xid, branch_id in branches:
-            found = await self._part(session, xid, branch_id, locks=False)
-            for number in range(1, found[1].parts if found is not None else 1):
+        where = " OR ".join([f"({self._where})"] * len(branches))
+        found = await UNDO_LOG.execute(
+            session,
+            self.name,
+            f"SELECT xid, branch_id, context FROM {self.name} WHERE {where}",
+            [each for xid, branch in branches for each in (xid, self._number(branch))],
+        )
+        for xid, branch_id, context in found.rows:
+            for number in range(1, _context_of(context).parts):
                 await UNDO_LOG.execute(
                     session,
                     self.name,
                     f"DELETE FROM {self.name} WHERE {self._where}",
-                    (f"{xid}#{number}", self._number(branch_id)),
+                    (f"{xid}#{number}", self._number(int(branch_id))),
                 )
 
 
-def _cluster_of(context: object) -> str:
-    """Return whose a row is; nobody's when it says nothing that can be read."""
+def _context_of(context: object) -> _Context:
+    """Return what a row says of itself; nothing when it cannot be read."""
     try:
-        return _READ_CONTEXT.decode(str(context)).cluster
+        return _READ_CONTEXT.decode(str(context))
     except msgspec.DecodeError:
-        return ""
+        return _Context()

@@ -15,6 +15,7 @@ from tidelock.fence.fence import (
     CANNOT_CANCEL,
     CANNOT_CONFIRM,
     COMMITTED,
+    NO_TRY_FOUND,
     NOT_TRIED,
     ROLLED_BACK,
     Work,
@@ -161,6 +162,10 @@ class DatabaseFence:
             # Not locked at first: in MySQL two that lock where there is no row, and then insert
             # it, wait for each other.
             if await table.read(session, branch, locks=False) is None:
+                if call.phase_one_done:
+                    # A row that comes now would guard against nothing, and nobody would delete it.
+                    await session.rollback()
+                    return NO_TRY_FOUND
                 return await self._suspend(session, call)
             row = await table.read(session, branch, locks=True)
             if row is None or row.status is not FenceStatus.TRIED:

@@ -75,6 +75,10 @@ NOT_TRIED: Final = PhaseTwoResult(
     status=PhaseTwoStatus.COMMIT_FAILED_RETRYABLE,
     detail="the fence knows of no step that could be confirmed",
 )
+NO_TRY_FOUND: Final = PhaseTwoResult(
+    status=PhaseTwoStatus.ROLLBACK_FAILED_UNRETRYABLE,
+    detail="the Try said that it was done, and the fence knows of none that could be cancelled",
+)
 CANNOT_CONFIRM: Final = PhaseTwoResult(
     status=PhaseTwoStatus.COMMIT_FAILED_UNRETRYABLE,
     detail="the fence says that this branch was cancelled",
