@@ -131,8 +131,10 @@ class Deadlocks:
     ) -> Iterator[str]:
         """Yield who keeps a transaction from a row: holders, and who stands before it.
 
-        Whoever stands before the last that wants the row for itself alone is left out when that
-        one waits for them: to know of it is enough.
+        Where the transaction stands in the queue already, those before it are told of that place:
+        once it has the row for that one, it passes all others. Whoever stands before the last that
+        wants the row for itself alone is left out when that one waits for them: to know of it is
+        enough.
         """
         name = lock_name(lock)
         row = self._locks.row(name)
@@ -144,31 +146,29 @@ class Deadlocks:
                 yield hold.xid
         if not row.waiters or _is_held_by(row, xid):
             return
-        before = self._first_place(xid, name, ticket, reads)
-        for waiter in self._locks.queue_before(name, before):
+        if self._stands_before(xid, name, ticket, reads):
+            return
+        for waiter in self._locks.queue_before(name, ticket):
             reads.count(1)
             if waiter.xid != xid and (waiter.exclusive or lock.exclusive):
                 yield waiter.xid
-                if waiter.exclusive and not _is_held_by(row, waiter.xid):
-                    first = self._first_place(waiter.xid, name, waiter.ticket, reads)
-                    if first == waiter.ticket:
-                        return
+                if (
+                    waiter.exclusive
+                    and not _is_held_by(row, waiter.xid)
+                    and not self._stands_before(waiter.xid, name, waiter.ticket, reads)
+                ):
+                    return
 
-    def _first_place(
-        self, xid: str, name: bytes, ticket: Position | None, reads: _Reads
-    ) -> Position | None:
-        """Return the first place of a transaction in a queue, at `ticket` at the latest.
-
-        Once it has the row for that one, those behind hinder it no more.
-        """
+    def _stands_before(self, xid: str, name: bytes, ticket: Position | None, reads: _Reads) -> bool:
+        """Tell whether a transaction stands in a queue before one of its places, or at all."""
         for earlier in self._locks.tickets_of(xid):
             if ticket is not None and earlier >= ticket:
-                break
+                return False
             wait = self._locks.wait(earlier)
             reads.count(len(wait.locks))
             if name in wanted(wait):
-                return earlier
-        return ticket
+                return True
+        return False
 
     # --- who waits for a transaction
 
@@ -194,14 +194,15 @@ class Deadlocks:
         """Yield who waits for a row until one who stands at `ticket` has had it."""
         row = self._locks.row(name)
         assert row is not None, "a row that is waited for has a row"
-        before: dict[str, None] = {}
+        passed: dict[str, None] = {}
         for waiter in self._locks.queue(name):
             reads.count(1)
-            if waiter.ticket <= ticket:
-                before[waiter.xid] = None
-            elif (
-                (waiter.exclusive or exclusive)
-                and waiter.xid not in before
+            if waiter.xid in passed:
+                continue
+            passed[waiter.xid] = None
+            if (
+                waiter.ticket > ticket
+                and (waiter.exclusive or exclusive)
                 and not _is_held_by(row, waiter.xid)
             ):
                 yield waiter.xid

@@ -71,6 +71,29 @@ def test_who_stands_in_a_queue_twice_waits_for_nobody_between(table: Table) -> N
     assert table.release("a") == ["b", "b"]
 
 
+def test_who_stands_in_a_queue_twice_passes_those_before_once_it_has_the_row(table: Table) -> None:
+    table.take("b", row(1))
+    table.take("c", row(2))
+    table.wait("e", row(1), shared(2))
+    table.wait("b", shared(2))
+    # It will share the row, whoever stands before it, and may then have it for itself.
+    assert table.deadlocks.circle("b", [row(2)]) == []
+    table.wait("b", row(2))
+    assert table.release("c") == ["b", "b"]
+
+
+def test_a_circle_that_closes_when_somebody_shares_a_row_is_found_then(table: Table) -> None:
+    table.take("d", row(2))
+    table.take("c", row(3))
+    table.wait("e", shared(3))
+    table.wait("e", row(2))
+    table.wait("d", shared(3))
+    assert table.deadlocks.circle("d", [row(3)]) == []
+    table.wait("d", row(3))
+    assert table.release("c") == ["e", "d"]
+    assert ("e", False) in table.answered
+
+
 def test_a_waiter_behind_one_that_overtakes_waits_for_those_before_as_well(table: Table) -> None:
     table.take("a", shared(1))
     table.take("b", shared(1))

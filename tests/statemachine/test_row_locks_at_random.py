@@ -6,7 +6,7 @@ everybody else ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import Phase, settings
@@ -35,30 +35,14 @@ ENOUGH = deadlocks.GREATEST_READ
 
 def deadlocked(table: Table) -> list[str]:
     """Return who could not have all its rows though everybody ended who is not returned."""
-    return left_by(table, lambda xid, left: gets_all(table, xid, left, [xid]))
-
-
-def stuck(table: Table) -> list[str]:
-    """Return who will not have all its rows though everybody ends who is not returned.
-
-    They are served in the order of asking; so one may be given a row that another one, which could
-    pass it, would have to have alone.
-    """
-    return left_by(table, lambda xid, left: gets_all(table, xid, left, left))
-
-
-def left_by(table: Table, is_free: Callable[[str, Sequence[str]], bool]) -> list[str]:
     left = [xid for xid in EVERYBODY if table.locks.tickets_of(xid)]
-    while free := next((xid for xid in left if is_free(xid, left)), None):
+    while free := next((xid for xid in left if gets_all(table, xid, left)), None):
         left.remove(free)
     return left
 
 
-def gets_all(table: Table, xid: str, left: Sequence[str], served: Sequence[str]) -> bool:
-    """Whether a transaction would get all that it waits for if only those in `left` were there.
-
-    Only those in `served` are given anything.
-    """
+def gets_all(table: Table, xid: str, left: Sequence[str]) -> bool:
+    """Whether a transaction would get all that it waits for if only those in `left` were there."""
     locks = Table(table).locks
     for other in EVERYBODY:
         if other not in left:
@@ -67,16 +51,13 @@ def gets_all(table: Table, xid: str, left: Sequence[str], served: Sequence[str])
             locks.release(other, 1)
     while given := next(
         (
-            (ticket, each)
-            for ticket, each in sorted(
-                (at, each) for each in served for at in locks.tickets_of(each)
-            )
-            if locks.conflict(each, locks.wait(ticket).locks, ticket) is None
+            ticket
+            for ticket in locks.tickets_of(xid)
+            if locks.conflict(xid, locks.wait(ticket).locks, ticket) is None
         ),
         None,
     ):
-        ticket, each = given
-        locks.take(each, 1, locks.withdraw(ticket).locks, NOW_MS)
+        locks.take(xid, 1, locks.withdraw(given).locks, NOW_MS)
     return not locks.tickets_of(xid)
 
 
@@ -98,7 +79,7 @@ class Followed(Table):
         self.waiting: dict[Position, Wait] = {}
 
     def victim(self, circle: Sequence[str]) -> str:
-        assert set(circle) <= set(stuck(self))
+        assert set(circle) <= set(deadlocked(self))
         return max(circle)
 
     def got(self, xid: str, wanted: Sequence[RowLock]) -> None:
@@ -142,7 +123,7 @@ class RowLocksAgainstTheirRules(RuleBasedStateMachine):
         circle = table.deadlocks.circle(xid, wanted)
         if circle:
             assert circle[0] == xid
-            assert set(circle) <= set(stuck(waiting_too(table, xid, wanted)))
+            assert set(circle) <= set(deadlocked(waiting_too(table, xid, wanted)))
         elif circle is None:
             assert not self.is_exact
         else:
