@@ -79,6 +79,23 @@ def hold(context: tidelock.ActionContext, user_id: str, money: int) -> None:
     )
 
 
+# SAGA: the money is gone at once, for everybody to see, and refunded when nothing is bought.
+
+
+def refund(context: tidelock.ActionContext, user_id: str, money: int) -> None:
+    db.execute(
+        context.connection,
+        "UPDATE account_tbl SET money = money + :money WHERE user_id = :user_id",
+        user_id=user_id,
+        money=money,
+    )
+
+
+@tidelock.saga_step(compensate=refund, source=db.saga, refused_by=RefusedError, name="account-step")
+def pay_as_step(context: tidelock.ActionContext, user_id: str, money: int) -> None:
+    pay(context.connection, user_id, money)
+
+
 if __name__ == "__main__":
-    actions: Actions = {"AT": pay_at, "XA": pay_xa, "TCC": hold}
+    actions: Actions = {"AT": pay_at, "XA": pay_xa, "TCC": hold, "SAGA": pay_as_step}
     serve("/debit", in_mode(actions), port=8003, on_start=db.attach)

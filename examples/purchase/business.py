@@ -22,7 +22,8 @@ MODES = {
     "AT": ("AT", "AT", "AT"),
     "XA": ("XA", "XA", "XA"),
     "TCC": ("TCC", "TCC", "TCC"),
-    "MIXED": ("AT", "TCC", "AT"),
+    "SAGA": ("SAGA", "SAGA", "SAGA"),
+    "MIXED": ("AT", "TCC", "SAGA"),
 }
 """In which mode storage, order and account take part. One transaction may have several."""
 
@@ -37,8 +38,9 @@ async def purchase(user_id: str, commodity_code: str, count: int, mode: str) -> 
     order_id, money = uuid.uuid4().hex[:12], PRICES[commodity_code] * count
     goods = {"commodity_code": commodity_code, "count": count}
     payment = {"user_id": user_id, "money": money}
+    ordered = {"order_id": order_id, **goods, **payment}
     await call(f"{STORAGE}/deduct", {"mode": storage, **goods})
-    await call(f"{ORDER}/create", {"mode": order, "order_id": order_id, **goods, **payment})
+    await call(f"{ORDER}/create", {"mode": order, "order": ordered})
     await call(f"{ACCOUNT}/debit", {"mode": account, **payment})
     return {"order_id": order_id, "money": money}
 

@@ -25,6 +25,7 @@ class Database:
         self.kind = _kind(url)
         self.at = tidelock.AtDataSource(self.connect)
         self.tcc = tidelock.TccDataSource(self.connect)
+        self.saga = tidelock.SagaDataSource(self.connect)
         self.xa = XaSource(self.connect)
 
     def connect(self) -> Any:

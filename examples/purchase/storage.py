@@ -84,6 +84,25 @@ def set_aside(context: tidelock.ActionContext, commodity_code: str, count: int) 
     )
 
 
+# SAGA: the goods leave at once, for everybody to see, and come back when the purchase is not to be.
+
+
+def bring_back(context: tidelock.ActionContext, commodity_code: str, count: int) -> None:
+    db.execute(
+        context.connection,
+        "UPDATE storage_tbl SET count = count + :count WHERE commodity_code = :code",
+        code=commodity_code,
+        count=count,
+    )
+
+
+@tidelock.saga_step(
+    compensate=bring_back, source=db.saga, refused_by=RefusedError, name="storage-step"
+)
+def take_as_step(context: tidelock.ActionContext, commodity_code: str, count: int) -> None:
+    take(context.connection, commodity_code, count)
+
+
 if __name__ == "__main__":
-    actions: Actions = {"AT": take_at, "XA": take_xa, "TCC": set_aside}
+    actions: Actions = {"AT": take_at, "XA": take_xa, "TCC": set_aside, "SAGA": take_as_step}
     serve("/deduct", in_mode(actions), port=8001, on_start=db.attach)

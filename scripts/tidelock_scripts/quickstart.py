@@ -32,9 +32,10 @@ from scripts.tidelock_scripts.events import (
 )
 from scripts.tidelock_scripts.local_cluster import DEFAULT_DATA_DIR, ClusterError, LocalCluster
 from scripts.tidelock_scripts.purchase.books import files
+from scripts.tidelock_scripts.purchase.purchases import Plan
 from scripts.tidelock_scripts.purchase.report import show_briefly
 from scripts.tidelock_scripts.purchase.services import ServiceError
-from scripts.tidelock_scripts.purchase.shop import NotSettledError, Plan, open_shop
+from scripts.tidelock_scripts.purchase.shop import NotSettledError, open_shop
 from scripts.tidelock_scripts.terminal import Terminal
 
 PARTICIPANTS = {

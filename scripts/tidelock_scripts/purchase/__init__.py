@@ -1,5 +1,6 @@
 """`scripts/purchase`: the example of examples/purchase, run, disturbed and checked.
 
-`books` are the databases and what must hold in them, `services` the processes, `wires` what is
-between them, `shop` all of it with the cluster, `report` what is shown, `command` the arguments.
+`purchases` are plans, what came of them and what must hold then; `books` the databases, `services`
+the processes, `wires` what is between them, `shop` all of it with the cluster; `report` is what is
+shown, `command` the arguments.
 """

@@ -17,16 +17,10 @@ from scripts.tidelock_scripts.client import NotDoneError, OutcomeUnknownError
 from scripts.tidelock_scripts.cluster_command import bring_up
 from scripts.tidelock_scripts.local_cluster import ClusterError, LocalCluster, free_base_port
 from scripts.tidelock_scripts.purchase.books import SERVICES, Books, BooksError, files, servers
+from scripts.tidelock_scripts.purchase.purchases import MODES, VICTIMS, Plan
 from scripts.tidelock_scripts.purchase.report import heading, show
 from scripts.tidelock_scripts.purchase.services import ServiceError
-from scripts.tidelock_scripts.purchase.shop import (
-    MODES,
-    VICTIMS,
-    NotSettledError,
-    Plan,
-    Shop,
-    open_shop,
-)
+from scripts.tidelock_scripts.purchase.shop import NotSettledError, Shop, open_shop
 from scripts.tidelock_scripts.terminal import Terminal
 from tidelock.crash_points import POINTS
 

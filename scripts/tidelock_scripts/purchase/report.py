@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from scripts.tidelock_scripts.purchase.books import Stand
-from scripts.tidelock_scripts.purchase.shop import PRICE, Event, Plan, Purchase, modes_of
+from scripts.tidelock_scripts.purchase.purchases import PRICE, Event, Plan, Purchase, modes_of
 from scripts.tidelock_scripts.purchase.wires import Call
 from scripts.tidelock_scripts.terminal import Terminal
 

@@ -16,29 +16,14 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from scripts.tidelock_scripts.client import ClusterClient
 from scripts.tidelock_scripts.cluster_command import find_leader
 from scripts.tidelock_scripts.local_cluster import ClusterError, LocalCluster
-from scripts.tidelock_scripts.purchase.books import GUARDS, SERVICES, Books, Stand
+from scripts.tidelock_scripts.purchase.books import GUARDS, SERVICES, Books
+from scripts.tidelock_scripts.purchase.purchases import Event, Plan, Purchase
 from scripts.tidelock_scripts.purchase.services import Service, stop, wait_until_ready
-from scripts.tidelock_scripts.purchase.wires import Call, Wires
+from scripts.tidelock_scripts.purchase.wires import Wires
 from tidelock.crash_points import VARIABLE as CRASH_VARIABLE
 
 T = TypeVar("T")
 
-MODES: Final = ("AT", "XA", "TCC", "MIXED")
-VICTIMS: Final = ("leader", *SERVICES, "business")
-
-PRICE: Final = 100
-BOUGHT: Final = 2
-TOO_MANY: Final = 20
-"""More chairs than the money is enough for, and fewer than there are in stock."""
-
-CRASH_POINTS: Final = {
-    "AT": "at.after-local-commit",
-    "XA": "xa.after-prepare",
-    "TCC": "fence.after-step-commit",
-}
-"""Where a service dies unless told otherwise: its work is done for good, and nobody was told."""
-
-_MIXED: Final = {"storage": "AT", "order": "TCC", "account": "AT"}
 _PORTS_FROM: Final = 51
 _TIMEOUT_MS: Final = 4_000
 _DECIDED_WITHIN_S: Final = 40.0
@@ -50,100 +35,12 @@ class NotSettledError(Exception):
     """A transaction does not come to its end; the message says where it stands."""
 
 
-def modes_of(mode: str) -> Mapping[str, str]:
-    """Return in which mode each service takes part, as examples/purchase/business.py has it."""
-    return _MIXED if mode == "MIXED" else dict.fromkeys(SERVICES, mode)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A purchase that is to be made."""
-
-    mode: str
-    fails: bool = False
-    """The account has too little money."""
-    victim: str = ""
-    """Who is killed on the way."""
-    crash_at: str = ""
-    """Where a service dies; empty: at the point of its mode in `CRASH_POINTS`."""
-
-    @property
-    def count(self) -> int:
-        return TOO_MANY if self.fails else BOUGHT
-
-    def crash_point(self) -> str:
-        """Return where the victim dies, empty when it is not a service with a database."""
-        if self.victim not in SERVICES:
-            return ""
-        return self.crash_at or CRASH_POINTS[modes_of(self.mode)[self.victim]]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that was done to the shop, or in it."""
-
-    at_ms: int
-    who: str
-    what: str
-
-
-@dataclass
-class Purchase:
-    """What came of a plan."""
-
-    plan: Plan
-    before: Stand
-    after: Stand
-    answer: str
-    """What business said; empty when it said nothing."""
-    calls: list[Call]
-    events: list[Event]
-    transaction: dict[str, Any]
-    """As the cluster shows it."""
-    left_behind: dict[str, int]
-
-    @property
-    def xid(self) -> str:
-        return str(self.transaction["xid"])
-
-    @property
-    def is_bought(self) -> bool:
-        """Whether it was decided to commit."""
-        return bool(self.transaction["status"] == "COMMITTED")
-
-    def faults(self) -> list[str]:
-        """Return what is not as it must be: everything or nothing, and nothing left behind."""
-        count = self.plan.count if self.is_bought else 0
-        wanted = (count, 1 if count else 0, count * PRICE)
-        moved = self.after.moved_since(self.before)
-        found = []
-        if moved != wanted:
-            goods, orders, money = moved
-            found.append(
-                f"the transaction is {self.transaction['status']}, and {goods} goods, "
-                f"{orders} orders and {money} of money have moved"
-            )
-        if not self.after.is_settled:
-            found.append(f"something is still reserved: {self.after}")
-        if self.plan.fails and self.is_bought:
-            found.append("it was bought without enough money")
-        if not (self.plan.fails or self.plan.victim or self.is_bought):
-            found.append(f"it was not bought: {self.answer}")
-        return [
-            *found,
-            *(
-                f"{count} {what} are left behind"
-                for what, count in self.left_behind.items()
-                if count
-            ),
-        ]
-
-
 @dataclass
 class _Happening:
     """A purchase that is being made."""
 
     events: list[Event] = field(default_factory=list)
+    died: list[str] = field(default_factory=list)
 
     def note(self, who: str, what: str) -> None:
         self.events.append(Event(time.time_ns() // 1_000_000, who, what))
@@ -187,13 +84,12 @@ class Shop:
             if not xid:
                 raise NotSettledError(f"no transaction was begun: {answer}")
             transaction = await self._ended(xid)
-            if plan.victim == "leader":
-                await self._bring_back_nodes(happening)
             left_behind = await self._settled(xid, guards_go=guards_go)
         finally:
             tending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await tending
+        await self._put_right(plan, happening)
         return Purchase(
             plan=plan,
             before=before,
@@ -203,6 +99,7 @@ class Shop:
             events=happening.events,
             transaction=transaction,
             left_behind=left_behind,
+            was_killed=plan.victim in happening.died,
         )
 
     async def _prepare(self, plan: Plan, happening: _Happening) -> None:
@@ -212,9 +109,21 @@ class Shop:
         elif plan.victim == "business":
             # Nobody will decide, so the time that the transaction has is waited for.
             await self._restart("business", PURCHASE_TIMEOUT_MS=str(_TIMEOUT_MS))
-            self._wires.disturb(("account", "after"), lambda: self._kill_business(happening))
+            self._wires.disturb(("account", "after"), lambda: self._kill("business", happening))
         elif point := plan.crash_point():
             await self._restart(plan.victim, **{CRASH_VARIABLE: point})
+        elif plan.victim:
+            self._wires.disturb((plan.victim, "after"), lambda: self._kill(plan.victim, happening))
+
+    async def _put_right(self, plan: Plan, happening: _Happening) -> None:
+        """Bring back what died, and let live what did not come to where it was to die."""
+        for node_id in self.cluster.places:
+            if self.cluster.start(node_id):
+                await self.cluster.wait_until_ready([node_id])
+                happening.note(node_id, "started again")
+        if plan.victim in self.services and plan.victim not in happening.died:
+            await self._restart(plan.victim)
+        await wait_until_ready(self.services.values())
 
     async def _restart(self, name: str, **settings: str) -> None:
         service = self.services[name]
@@ -227,23 +136,19 @@ class Shop:
         if leader is None:
             raise ClusterError("no node says that it leads")
         await asyncio.to_thread(self.cluster.kill, leader)
+        happening.died.append("leader")
         happening.note(leader, "killed: it was the leader")
 
-    async def _kill_business(self, happening: _Happening) -> None:
-        self.services["business"].kill()
-        happening.note("business", "killed: all is done, and nothing is decided")
-
-    async def _bring_back_nodes(self, happening: _Happening) -> None:
-        for node_id in self.cluster.places:
-            if self.cluster.start(node_id):
-                await self.cluster.wait_until_ready([node_id])
-                happening.note(node_id, "started again")
+    async def _kill(self, name: str, happening: _Happening) -> None:
+        self.services[name].kill()
+        happening.note(name, "killed: account has answered, and nothing is decided")
 
     async def _tend(self, happening: _Happening) -> None:
         """Start a service again that has died."""
         while True:
             for name, service in self.services.items():
                 if not service.runs:
+                    happening.died.append(name)
                     happening.note(name, f"died{_last_words(service)}, and is started again")
                     service.start()
             await asyncio.sleep(_POLL_S)
