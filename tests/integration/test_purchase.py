@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(180)
 Buy = Callable[[Plan], Purchase]
 
 ON_SQLITE = [mode for mode in MODES if mode != "XA"]
-DEATHS = [("AT", "leader"), ("TCC", "order"), ("MIXED", "business")]
+DEATHS = [("AT", "leader"), ("TCC", "order"), ("SAGA", "account"), ("MIXED", "business")]
 MOMENTS = ["at.after-register", "at.after-undo-row", "at.after-report", "rm.after-call"]
 """Of a service: while it works, when it has worked, and in the second phase, which is decided."""
 OTHER_DEATHS = [
