@@ -172,16 +172,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name == "transaction":
-        # The package of this name can be called, and stays where an import has put it.
-        return importlib.import_module("tidelock.transaction")
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(module), name)
-    globals()[name] = value
-    return value
+# A type checker that saw it would take every misspelt name for one of these.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "transaction":
+            # The package of this name can be called, and stays where an import has put it.
+            return importlib.import_module("tidelock.transaction")
+        module = _MODULE_OF.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(importlib.import_module(module), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,128 @@
+"""What the packages of the SDK beside `tidelock` itself give, as a type checker must see it.
+
+Checked as tests/meta/public_surface.py is; a test sees to it that no name is missing, and nothing
+here is run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import assert_type
+
+import tidelock.barrier
+import tidelock.client
+import tidelock.clocks
+import tidelock.messages
+import tidelock.xa
+
+
+def xa(source: tidelock.xa.XaSource) -> None:
+    source.attach()
+    assert_type(source.resource_id, str)
+    assert_type(source.reconcile(), list[tidelock.xa.Unsettled])
+    try:
+        with source.connection() as connection:
+            connection.cursor()
+    except tidelock.xa.XaMisuseError:
+        pass
+    except tidelock.xa.XaBranchError:
+        pass
+
+
+def barriers(connection: sqlite3.Connection, headers: dict[str, str]) -> int:
+    def work(same: sqlite3.Connection) -> None:
+        same.execute("UPDATE stock SET count = count - 1")
+
+    assert_type(tidelock.barrier.barrier_ddl("sqlite"), str)
+    try:
+        barrier = tidelock.barrier.BranchBarrier.of_request({}, headers)
+        assert_type(barrier.branch, tidelock.barrier.Branch)
+        outcome = assert_type(barrier.run(connection, work), tidelock.barrier.Outcome)
+    except tidelock.barrier.BranchRequestError:
+        return 400
+    except tidelock.barrier.BarrierError:
+        return 500
+    return outcome.status
+
+
+class Paper:
+    """Publishes on paper, and brings what comes by post."""
+
+    async def publish(self, message: tidelock.messages.Message) -> tidelock.messages.Published:
+        if not message.payload:
+            raise tidelock.messages.PublishRefusedError("nothing to print")
+        return tidelock.messages.Published.ACCEPTED
+
+    async def subscribe(self, topic: str, group: str, handle: object) -> None:
+        assert_type((topic, group), tuple[str, str])
+
+
+async def messages(connection: sqlite3.Connection, message: tidelock.messages.Message) -> None:
+    def work(same: sqlite3.Connection) -> None:
+        same.execute("INSERT INTO orders VALUES (1)")
+
+    async def awaited(same: sqlite3.Connection) -> None:
+        work(same)
+
+    publisher: tidelock.messages.Publisher = Paper()
+    subscriber: tidelock.messages.Subscriber = Paper()
+    await subscriber.subscribe("orders", "billing", publisher.publish)
+    assert_type(tidelock.messages.Outbox().add(connection, "orders", {"id": 1}), str)
+    assert_type(tidelock.messages.Inbox().receive(connection, message, work), bool)
+    relay = tidelock.messages.OutboxRelay(lambda: connection, publisher, batch=10)
+    assert_type(await relay.once(), int)
+    steps = [tidelock.client.MessageStep(topic="orders")]
+    assert_type(tidelock.messages.send(connection, work, steps, query="http://a/"), str)
+    sent = await tidelock.messages.send_async(connection, awaited, steps, query="http://a/")
+    assert_type(sent, str)
+    assert_type(tidelock.messages.inbox_ddl("mysql"), str)
+    assert_type(tidelock.messages.outbox_ddl("mysql"), list[str])
+
+
+async def client() -> None:
+    async with tidelock.client.Client(["http://127.0.0.1:7101"]) as asked:
+        retry = tidelock.client.Retry(limit=3)
+        saga = tidelock.client.SagaStep(
+            name="take", action="http://a/", compensation="http://b/", retry=retry
+        )
+        tcc = tidelock.client.TccBranch(try_="http://a/", confirm="http://b/", cancel="http://c/")
+        assert_type((saga.name, tcc.try_), tuple[str, str])
+        rows = tidelock.client.RowsToLock({"shop.stock": [["a-1"]]})
+        registered = await asked.branches.register("shop:1", "AT", "mysql:shop", locks=[rows])
+        assert_type(registered.branch_id, int)
+        async with asked.lock("stock", ttl_ms=10_000) as lock:
+            assert_type(lock, tidelock.client.Lock)
+        async for applied in asked.watch(kinds=["timestamp.*"]):
+            assert_type(applied, tidelock.client.Applied)
+    with tidelock.client.BlockingClient(["http://127.0.0.1:7101"]) as blocking:
+        assert_type(blocking.lock("stock", ttl_ms=10_000), tidelock.client.BlockingLock)
+
+
+def clocks(physical_ms: int) -> None:
+    relation = tidelock.clocks.Relation.BEFORE
+    assert_type(tidelock.clocks.LamportClock().tick(), tidelock.clocks.LamportClock)
+    hybrid = tidelock.clocks.HybridClock().tick(physical_ms)
+    assert_type(hybrid.latest, tidelock.clocks.HybridTimestamp)
+    vector = tidelock.clocks.VectorClock().tick("a")
+    relation = assert_type(vector.compare(vector), tidelock.clocks.Relation)
+    retired = tidelock.clocks.Retirements().retire({"a": 1})
+    assert_type(retired.floor, tidelock.clocks.Floor)
+    assert_type(retired.prune(vector), tidelock.clocks.Pruned[tidelock.clocks.VectorClock])
+    version = tidelock.clocks.VersionVector()
+    dotted = tidelock.clocks.DottedVersionVector.write("a", version)
+    assert_type(dotted.context(), tidelock.clocks.VersionVector)
+    siblings = tidelock.clocks.DottedVersionVectorSet[str]()
+    assert_type(siblings.siblings, tuple[tuple[tidelock.clocks.Dot, str], ...])
+    mine, yours = tidelock.clocks.IntervalTreeClock.seed().fork()
+    assert_type(mine.event().compare(yours), tidelock.clocks.Relation)
+    assert_type(tidelock.clocks.compare({"a": 1}, {}), tidelock.clocks.Relation)
+    assert_type(tidelock.clocks.merge({"a": 1}, {}), dict[str, int])
+    assert_type(tidelock.clocks.covers({"a": 1}, {}), bool)
+    errors: list[type[tidelock.clocks.ClockError]] = [
+        tidelock.clocks.ClockOverflowError,
+        tidelock.clocks.ClockSkewError,
+        tidelock.clocks.ClockValueError,
+        tidelock.clocks.UndecidedError,
+        tidelock.clocks.WireFormatError,
+    ]
+    assert_type((errors[0].__name__, relation.inverse), tuple[str, tidelock.clocks.Relation])
