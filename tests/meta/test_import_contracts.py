@@ -45,7 +45,7 @@ def empty_house(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package in [
         "node", "node/consensus", "api", "statemachine", "sdk/src/tidelock",
-        "sdk/src/tidelock/clocks",
+        "sdk/src/tidelock/clocks", "sdk/src/tidelock/propagation",
     ]:  # fmt: skip
         (tmp_path / package).mkdir(parents=True)
         (tmp_path / package / "__init__.py").touch()
@@ -75,6 +75,8 @@ BREACHES = {
     "LMDB is known": ("node/consensus/snapshots.py", "import lmdb"),
     "The SDK knows of its coordinator": ("sdk/src/tidelock/rm.py", "import tidelock_testing"),
     "In the SDK, modes stand": ("sdk/src/tidelock/errors.py", "import tidelock.client"),
+    "Messages, barriers and propagation": ("sdk/src/tidelock/barrier.py", "import tidelock.at"),
+    "Of the SDK, a library of others": ("sdk/src/tidelock/propagation/asgi.py", "import httpx"),
 }
 
 
@@ -87,7 +89,8 @@ def test_each_contract_has_a_breach_below() -> None:
 
 @pytest.mark.parametrize("contract", BREACHES)
 def test_a_breach_of_a_contract_is_noticed(contract: str, empty_house: Path) -> None:
-    write(empty_house, "sdk/src/tidelock/client.py", "")
+    for module in ("client", "at", "sql"):
+        write(empty_house, f"sdk/src/tidelock/{module}.py", "")
     write(empty_house, *BREACHES[contract])
     report = run(empty_house, empty_house, empty_house / "sdk" / "src")
     (name,) = broken(report)
