@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Final
+
 import msgspec
 from aiohttp import web
 
 from api import json_text, requests
+from api.cluster import View
 from api.endpoints import BODY_ERRORS, CONSISTENCY, PAGE, READ_ERRORS, Endpoint, Parameter
 from api.replies import Reply
 from api.row_keys import LockKeys, LockMode, ResourceId, resource, row_locks
@@ -16,6 +21,11 @@ from api.xids import Xid, query_xid
 from statemachine.transactions import row_locks as locks
 from statemachine.transactions.listing import list_rows
 
+GREATEST_WAIT_MS: Final = 3_600_000
+
+_LOOK_EVERY_S: Final = 0.01
+"""How often the row that is waited for is looked at, at most, while entries are applied."""
+
 
 class QueryBody(Body, frozen=True, kw_only=True):
     """Rows of which somebody wants to know whether they can be locked."""
@@ -25,6 +35,15 @@ class QueryBody(Body, frozen=True, kw_only=True):
     lock_mode: LockMode = LockMode.EXCLUSIVE
     xid: Xid | None = None
     """Whose own locks do not count."""
+    wait_ms: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=GREATEST_WAIT_MS,
+            description="How long to wait until the rows can be locked; 0 is not to wait. Nothing "
+            "is locked, and who waits to lock them comes first.",
+        ),
+    ] = 0
 
 
 class HolderOfRow(RowHolder, frozen=True, kw_only=True):
@@ -53,22 +72,24 @@ class RowLocks:
         resource_id = resource("resourceId", asked.resource_id)
         wanted = row_locks(resource_id, [], asked.lock_keys, asked.lock_mode)
         view = await service.view(request)
-        holder = None
-        for row in wanted:
-            hold = locks.holder_of(view.reader, row, asked.xid or "")
-            if hold is not None:
-                found = holder_of(hold)
-                holder = HolderOfRow(
-                    xid=found.xid,
-                    branch_id=found.branch_id,
-                    lock_mode=found.lock_mode,
-                    since=found.since,
-                    table=row.table,
-                    key=list(row.key),
-                )
-                break
+        xid = asked.xid or ""
+        ends_at = asyncio.get_running_loop().time() + asked.wait_ms / 1000
+        waits = asked.wait_ms > 0
+        while (found := _first_held(view, wanted, xid)) is not None and waits:
+            # One row is looked at while others wait for many, and all of them at the end.
+            freed = self._freed(view, found[0], xid)
+            waits = await service.waits.until(request, freed, ends_at)
+            view = await service.own_view()
+        holder = None if found is None else _shown(*found)
         answer = Lockable(lockable=holder is None, holder=holder)
         return service.replies.success(200, answer, view.position)
+
+    async def _freed(self, view: View, row: locks.RowLock, xid: str) -> None:
+        """Return once nobody keeps a transaction from a row, as this node applies it."""
+        while locks.holder_of(view.reader, row, xid) is not None:
+            await self._service.cluster.changes.wait(view.position)
+            await asyncio.sleep(_LOOK_EVERY_S)
+            view = await self._service.own_view()
 
     async def list(self, request: web.Request) -> Reply:
         limit, cursor = requests.page(request)
@@ -83,6 +104,29 @@ class RowLocks:
         return self._service.replies.success(200, page, view.position)
 
 
+def _first_held(
+    view: View, wanted: Sequence[locks.RowLock], xid: str
+) -> tuple[locks.RowLock, locks.Hold] | None:
+    """Return the first row that a transaction cannot lock, and who holds it."""
+    for row in wanted:
+        hold = locks.holder_of(view.reader, row, xid)
+        if hold is not None:
+            return row, hold
+    return None
+
+
+def _shown(row: locks.RowLock, hold: locks.Hold) -> HolderOfRow:
+    found = holder_of(hold)
+    return HolderOfRow(
+        xid=found.xid,
+        branch_id=found.branch_id,
+        lock_mode=found.lock_mode,
+        since=found.since,
+        table=row.table,
+        key=list(row.key),
+    )
+
+
 def endpoints(service: Service) -> list[Endpoint]:
     held = RowLocks(service)
     path = "/api/v1/row-locks"
@@ -92,7 +136,7 @@ def endpoints(service: Service) -> list[Endpoint]:
             method="POST",
             path=f"{path}/query",
             operation="queryRowLocks",
-            summary="Whether rows can be locked, and who holds the first that cannot",
+            summary="Whether rows can be locked, now or within a time, and who holds the first",
             tag=tag,
             handler=held.query,
             body=QueryBody,

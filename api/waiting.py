@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Final, TypeVar
 
 from aiohttp import web
 
@@ -27,6 +27,8 @@ from api.cluster import (
 from api.connections import Connection
 from statemachine.commands import AnyCommand, CancelWait
 from statemachine.outcomes import Applied, Outcome, Position, RequestOutcome
+
+T = TypeVar("T")
 
 CANCEL_TIMEOUT_MS: Final = 1_000
 """How long the client hears nothing beyond its deadline, while the end of its wait is proposed."""
@@ -99,6 +101,27 @@ class Waits:
         finally:
             settled.cancel()
 
+    async def until(
+        self, request: web.Request, done: Coroutine[object, object, None], ends_at: float
+    ) -> bool:
+        """Wait until something is done here, or until `ends_at` in the loop's time; whether it is.
+
+        Nothing was proposed for it, so there is nothing to end or to undo.
+
+        Raises:
+            ClientGoneError, and what `done` raises.
+        """
+        doing = asyncio.ensure_future(done)
+        try:
+            end = await self._first_end(request, doing, ends_at)
+            if end is _End.SETTLED:
+                await doing
+            if end is _End.CLIENT_GONE:
+                raise ClientGoneError("the client has gone while its request waited")
+            return end is _End.SETTLED
+        finally:
+            doing.cancel()
+
     def propose_undo(self, undo: AnyCommand) -> None:
         """Have what a client that has gone was given undone, sooner or later."""
         proposed = asyncio.ensure_future(self._cluster.propose((undo,), timeout_ms=UNDO_TIMEOUT_MS))
@@ -112,7 +135,7 @@ class Waits:
             proposed.exception()
 
     async def _first_end(
-        self, request: web.Request, settled: asyncio.Future[Outcome], ends_at: float
+        self, request: web.Request, settled: asyncio.Future[T], ends_at: float
     ) -> _End:
         loop = asyncio.get_running_loop()
         first: asyncio.Future[_End] = loop.create_future()
@@ -121,7 +144,7 @@ class Waits:
             if not first.done():
                 first.set_result(why)
 
-        def settle(done: asyncio.Future[Outcome]) -> None:
+        def settle(done: asyncio.Future[T]) -> None:
             if not done.cancelled():
                 # Retrieved, for something else may have ended the wait at the same time.
                 done.exception()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from api.row_locks import RowLocks
 from statemachine.transactions import locking, participation, row_locks
 from tests.integration.local_cluster import START_MS
 from tests.integration.serving import (
@@ -414,6 +415,50 @@ async def test_rows_can_be_asked_for_before_they_are_locked(app: Application) ->
     }
     assert (await query("a", xid="x"))["lockable"] is True
     assert (await query("a", lockMode="SHARED"))["lockable"] is False
+
+
+async def test_who_wants_free_rows_can_wait_for_them_and_locks_nothing(app: Application) -> None:
+    first, second = await app.branch("x", "a", done=False), await app.branch("x", "b", done=False)
+    body = {"resourceId": "db", "lockKeys": {"t": [["a"], ["b"]]}, "waitMs": 60_000}
+    asked = asyncio.create_task(app.api.post(f"{ROW_LOCKS}/query", body))
+    for branch in (second, first):
+        # Other entries do not end the wait, nor does the row that is not waited for.
+        await app.begin()
+        assert not asked.done()
+        await app.report("x", branch, "WITHDRAWN")
+    async with asyncio.timeout(20):
+        assert (await asked).body == {"lockable": True, "holder": None}
+    assert (await app.api.get(ROW_LOCKS)).body["items"] == []
+
+
+async def test_a_wait_for_free_rows_that_is_over_names_the_holder(app: Application) -> None:
+    await app.branch("x", "a", done=False)
+    body = {"resourceId": "db", "lockKeys": {"t": [["a"]]}, "waitMs": 30}
+    answered = await app.api.post(f"{ROW_LOCKS}/query", body)
+    assert (answered.status, answered.body["lockable"]) == (200, False)
+    assert answered.body["holder"]["xid"] == "x"
+    too_long = await app.api.post(f"{ROW_LOCKS}/query", {**body, "waitMs": 3_600_001})
+    assert too_long.refused == (422, "INVALID_FIELD", ["waitMs"])
+
+
+async def test_a_node_that_stops_answers_who_waits_for_free_rows(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = asyncio.Event()
+    freed = RowLocks._freed
+
+    async def waiting(*arguments: Any) -> None:
+        waits.set()
+        await freed(*arguments)
+
+    monkeypatch.setattr(RowLocks, "_freed", waiting)
+    await app.branch("x", "a", done=False)
+    body = {"resourceId": "db", "lockKeys": {"t": [["a"]]}, "waitMs": 60_000}
+    asked = asyncio.create_task(app.api.post(f"{ROW_LOCKS}/query", body))
+    await waits.wait()
+    await app.api.stop()
+    async with asyncio.timeout(20):
+        assert (await asked).body["lockable"] is False
 
 
 async def test_locked_rows_are_listed_by_resource_and_by_transaction(app: Application) -> None:

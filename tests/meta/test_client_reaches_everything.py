@@ -143,7 +143,7 @@ WAYS: Final[dict[str, Callable[[Client], Reached]]] = {
     ),
     "passFence": lambda c: c.branches.fence("x", 1, "TRY", "ENTER"),
     "queryRowLocks": lambda c: c.row_locks.query(
-        "r", {"t": [[1]]}, lock_mode="SHARED", xid="x", consistency="local"
+        "r", {"t": [[1]]}, lock_mode="SHARED", xid="x", wait_ms=1, consistency="local"
     ),
     "listRowLocks": lambda c: c.row_locks.list(
         resource_id="r", xid="x", consistency="local", page_size=7

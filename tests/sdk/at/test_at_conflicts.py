@@ -16,6 +16,7 @@ from tidelock.at.units import local_transaction
 from tidelock.crash_points import watched
 from tidelock.errors import TidelockError
 from tidelock.testing import Coordinator
+from tidelock_testing.faults import Operation
 
 pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
 
@@ -39,6 +40,17 @@ def holding(shop: Shop, statement: str) -> tuple[threading.Thread, threading.Eve
     thread.start()
     assert held.wait(60)
     return thread, decide
+
+
+def decide_after(shop: Shop, requests: int, operation: Operation, decide: threading.Event) -> None:
+    """Have the other transaction decide once so many requests of a kind have come from now on."""
+    wanted = shop.coordinator.requests(operation) + requests
+
+    def watch() -> None:
+        shop.coordinator.wait_until(lambda: shop.coordinator.requests(operation) >= wanted, 60)
+        decide.set()
+
+    threading.Thread(target=watch).start()
 
 
 def finish(thread: threading.Thread, decide: threading.Event) -> None:
@@ -77,7 +89,8 @@ def test_a_unit_waits_for_rows_without_locks_and_is_run_again(shop: Shop) -> Non
         if len(attempts) == 2:
             assert decide.is_set()
         if len(attempts) == 1:
-            threading.Timer(0.3, decide.set).start()
+            # One that is refused, and one that waits.
+            decide_after(shop, 2, "register", decide)
         shop.execute("UPDATE t SET v = v + 10 WHERE id = 1")
 
     with tidelock.transaction(application=shop.source.application):
@@ -117,6 +130,51 @@ def test_a_plain_reader_sees_what_is_undecided_and_one_with_for_update_waits(sho
             assert decide.is_set()
     finish(thread, decide)
     assert row == (11,)
+
+
+@ONE
+def test_work_under_a_global_lock_waits_at_the_coordinator(shop: Shop) -> None:
+    thread, decide = holding(shop, "UPDATE t SET v = 11 WHERE id = 1")
+    asked_before = shop.coordinator.requests("lock")
+    decide_after(shop, 2, "lock", decide)
+
+    @local_transaction(application=shop.source.application)
+    @tidelock.global_lock
+    def set_price() -> None:
+        shop.execute("UPDATE t SET v = v + 100 WHERE id = 1")
+
+    set_price()
+    finish(thread, decide)
+    assert shop.rows()[0] == (1, 111, "one")
+    # Looked up, waited for, looked up again: it is not asked again and again meanwhile.
+    assert shop.coordinator.requests("lock") - asked_before <= 4
+
+
+@ONE
+def test_who_waited_for_a_row_is_not_overtaken_while_its_work_is_done_again(shop: Shop) -> None:
+    thread, decide = holding(shop, "UPDATE t SET v = 11 WHERE id = 1")
+    attempts: list[int] = []
+
+    @local_transaction(application=shop.source.application)
+    def add() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            decide_after(shop, 2, "register", decide)
+        else:
+            # The row is this transaction's already, so nobody else can have it.
+            (row,) = shop.coordinator.row_locks()
+            assert [holder.xid for holder in row.holders] == [tidelock.current_xid()]
+        shop.execute("UPDATE t SET v = v + 10 WHERE id = 1")
+
+    with tidelock.transaction(application=shop.source.application) as transaction:
+        add()
+        assert len(attempts) == 2
+        xid = transaction.xid
+    finish(thread, decide)
+    assert shop.rows()[0] == (1, 21, "one")
+    assert xid is not None
+    statuses = [branch.status for branch in shop.coordinator.transaction(xid).branches]
+    assert sorted(statuses) == ["PHASE_TWO_COMMITTED", "WITHDRAWN"]
 
 
 @EVERYWHERE

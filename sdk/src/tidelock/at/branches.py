@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from tidelock.transaction.context import Binding
 _log = logging.getLogger(__name__)
 
 DEFAULT_LOCK_WAIT_MS: Final = 10_000
+_PAUSE_S: Final = 0.05
 
 failed_before: Final[ContextVar[list[tuple[str, int]] | None]] = ContextVar(
     "tidelock-failed", default=None
@@ -138,22 +140,23 @@ class Branches:
             keys,
         )
 
-    async def wait_until_free(
-        self, binding: Binding, keys: LockKeys, wait_ms: int | None = None
-    ) -> None:
-        """Wait until no other transaction has any of the rows. They may be taken again at once.
+    async def turn(self, binding: Binding, keys: LockKeys, wait_ms: int | None = None) -> int:
+        """Wait until no other transaction has any of the rows.
+
+        Within a transaction it is a place in their queue, and the rows are kept for it, by a branch
+        that does nothing, until `leave` is called with what this returns: whoever waited is not
+        overtaken while the work is done again. Without one they may be taken again at once.
 
         Raises:
             LockWaitTimeoutError, DeadlockError, TransactionNotActiveError, …
         """
         wait_ms = self._lock_wait_ms if wait_ms is None else wait_ms
         if binding.xid is None:
-            await self._ask_until_free(binding, keys, wait_ms)
-            return
+            await self._free_within(keys, wait_ms)
+            return 0
         xid = binding.xid
         try:
-            # Its turn in the queue of the rows; what it is granted it gives back at once.
-            turn = await self._calls(
+            kept = await self._calls(
                 lambda client: client.branches.register(
                     xid,
                     "AT",
@@ -165,23 +168,33 @@ class Branches:
             )
         except LockConflictError as error:
             raise _timed_out(keys, wait_ms) from error
-        await self.withdraw(xid, turn.branch_id)
+        return kept.branch_id
 
-    async def _ask_until_free(self, binding: Binding, keys: LockKeys, wait_ms: int) -> None:
-        """Ask again and again: who has no transaction has no place in a queue."""
+    async def leave(self, binding: Binding, turn: int) -> None:
+        """Keep the rows of a turn no longer. Those that another branch has locked stay locked."""
+        if not turn or binding.xid is None:
+            return
+        try:
+            await self.withdraw(binding.xid, turn)
+        except TidelockError as error:
+            # Then the transaction will not be committed, since this branch has said nothing.
+            _log.warning("the turn %d of %s could not be given back: %s", turn, binding.xid, error)
+
+    async def _free_within(self, keys: LockKeys, wait_ms: int) -> None:
         ends_at = time.monotonic() + wait_ms / 1_000
-        pause_ms = 5.0
-        while not await self.are_free(binding, keys):
+        while True:
+            left_ms = max(0, int((ends_at - time.monotonic()) * 1_000))
+            found = await self._calls(
+                lambda client, ms=left_ms: client.row_locks.query(  # type: ignore[misc]  # it is bound
+                    self.resource_id, keys, wait_ms=ms
+                )
+            )
+            if found.lockable:
+                return
             if time.monotonic() >= ends_at:
                 raise _timed_out(keys, wait_ms)
-            await self._calls(lambda client, ms=pause_ms: _pause(ms))  # type: ignore[misc]  # its argument is bound
-            pause_ms = min(pause_ms * 1.5, 100.0)
-
-
-async def _pause(ms: float) -> None:
-    import asyncio  # noqa: PLC0415
-
-    await asyncio.sleep(ms / 1_000)
+            # The node stops; another one is asked.
+            await self._calls(lambda _: asyncio.sleep(_PAUSE_S))
 
 
 def _timed_out(keys: Mapping[str, object], wait_ms: int) -> LockWaitTimeoutError:

@@ -225,23 +225,33 @@ class PhaseOne:
 
     async def _locking(self, work: _Work, tracer: Tracer, *, is_first: bool) -> None:
         """Run SELECT … FOR UPDATE, whose rows no other global transaction may have."""
-        while True:
-            image = await tracer.locked()
-            if image is None:
-                return
-            keys: Keys = {image.table.full_name: [list(parts) for parts in image.rows]}
-            if not image.rows:
-                return
-            if not is_first:
-                await self._branches.check(work.binding, keys)
-                return
-            # Nothing was done yet, so nothing is lost when this lets go of its locks to wait.
-            if await self._branches.are_free(work.binding, keys):
-                return
-            await self._session.rollback()
-            await self._branches.wait_until_free(work.binding, keys)
-            if self._session.dialect.writes_alone:
-                await self._session.begin()
+        turn = 0
+        try:
+            while True:
+                keys = await self._locked_rows(tracer)
+                if not keys:
+                    return
+                if not is_first:
+                    await self._branches.check(work.binding, keys)
+                    return
+                # Nothing was done yet, so nothing is lost when this lets go of its locks to wait.
+                if await self._branches.are_free(work.binding, keys):
+                    return
+                await self._session.rollback()
+                await self._branches.leave(work.binding, turn)
+                turn = 0
+                turn = await self._branches.turn(work.binding, keys)
+                if self._session.dialect.writes_alone:
+                    await self._session.begin()
+        finally:
+            await self._branches.leave(work.binding, turn)
+
+    @staticmethod
+    async def _locked_rows(tracer: Tracer) -> Keys:
+        image = await tracer.locked()
+        if image is None or not image.rows:
+            return {}
+        return {image.table.full_name: [list(parts) for parts in image.rows]}
 
     def _savepoint(self, statement: Statement) -> None:
         work = self._work

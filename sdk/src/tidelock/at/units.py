@@ -110,6 +110,8 @@ class _Unit:
         self._calls = calls
         self._wait_ms = wait_ms
         self._ends_at = time.monotonic() + wait_ms / 1_000
+        self._turn: tuple[Branches, Binding, int] | None = None
+        """What keeps the rows for the next attempt that the last one had to wait for."""
 
     async def run(
         self,
@@ -119,24 +121,35 @@ class _Unit:
         with _outermost() as failed:
             if failed is None:
                 return await attempt()
-            pause_ms = _PAUSE_MS
-            while True:
-                try:
-                    value = await attempt()
-                except RowsLockedError as locked:
-                    await self._wait(locked)
-                except Exception as error:
-                    if not _is_passing(error):
-                        raise
-                    if time.monotonic() >= self._ends_at:
-                        raise LockWaitTimeoutError(
-                            f"for {self._wait_ms} ms other sessions came in between: {error}"
-                        ) from error
-                    await sleep(pause_ms / 1_000)
-                    pause_ms = min(2 * pause_ms, _GREATEST_PAUSE_MS)
-                else:
-                    await self._withdraw(failed)
-                    return value
+            try:
+                return await self._until_done(attempt, sleep, failed)
+            finally:
+                await self._leave()
+
+    async def _until_done(
+        self,
+        attempt: Callable[[], Coroutine[Any, Any, R]],
+        sleep: Callable[[float], Coroutine[Any, Any, None]],
+        failed: list[tuple[str, int]],
+    ) -> R:
+        pause_ms = _PAUSE_MS
+        while True:
+            try:
+                value = await attempt()
+            except RowsLockedError as locked:
+                await self._wait(locked)
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                if time.monotonic() >= self._ends_at:
+                    raise LockWaitTimeoutError(
+                        f"for {self._wait_ms} ms other sessions came in between: {error}"
+                    ) from error
+                await sleep(pause_ms / 1_000)
+                pause_ms = min(2 * pause_ms, _GREATEST_PAUSE_MS)
+            else:
+                await self._withdraw(failed)
+                return value
 
     async def _wait(self, locked: RowsLockedError) -> None:
         left_ms = int((self._ends_at - time.monotonic()) * 1_000)
@@ -144,9 +157,18 @@ class _Unit:
             raise LockWaitTimeoutError(
                 f"rows stayed locked for {self._wait_ms} ms; the last answer was: {locked}"
             ) from locked
-        binding = current()
+        # What is kept from the last time is among what is waited for now. Who waits keeps nothing.
+        await self._leave()
+        binding = current() or Binding()
         branches = Branches(self._application, self._calls, locked.resource_id)
-        await branches.wait_until_free(binding or Binding(), locked.lock_keys, left_ms)
+        turn = await branches.turn(binding, locked.lock_keys, left_ms)
+        self._turn = branches, binding, turn
+
+    async def _leave(self) -> None:
+        """Keep rows no longer that were kept for the next attempt."""
+        if self._turn is not None:
+            (branches, binding, turn), self._turn = self._turn, None
+            await branches.leave(binding, turn)
 
     async def _withdraw(self, failed: list[tuple[str, int]]) -> None:
         """Say of branches that failed that they were run again: they do not count."""

@@ -24,21 +24,27 @@ class RowLocks(Resource):
         *,
         lock_mode: RowLockMode | None = None,
         xid: str | None = None,
+        wait_ms: int = 0,
         **options: Unpack[Reading],
     ) -> Lockable:
         """Return whether rows can be locked, EXCLUSIVE unless given, and who is in the way.
 
-        The locks of `xid` do not count.
+        The locks of `xid` do not count. It waits up to `wait_ms` until they can be, by which the
+        deadline is put off; who waits to lock them comes first. A node that stops answers sooner.
         """
         body = {
             "resourceId": resource_id,
             "lockKeys": check_keys(lock_keys),
             "lockMode": lock_mode,
             "xid": xid,
+            "waitMs": wait_ms or None,
         }
         path = f"{_PATH}/query{query_of({'consistency': options.get('consistency')})}"
-        wanted = Call(method="POST", path=path, body=encode(body))
-        return await call(self._transport, wanted, JsonOf(Lockable), **asking_of(options))
+        wanted = Call(method="POST", path=path, body=encode(body), waits=wait_ms > 0)
+        asking = asking_of(options)
+        timeout_ms = asking.get("timeout_ms", self._transport.timeout_ms)
+        asking["timeout_ms"] = timeout_ms + max(0, wait_ms)
+        return await call(self._transport, wanted, JsonOf(Lockable), **asking)
 
     def list(
         self,
