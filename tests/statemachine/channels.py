@@ -24,7 +24,7 @@ from statemachine.transactions.planning import next_calls
 from statemachine.transactions.row_locks import RowLock
 from statemachine.transactions.rows import Branch, Calls
 from tests.statemachine.building import result
-from tests.statemachine.test_transactions import Transactions
+from tests.statemachine.transacting import Transactions
 
 GRACE_MS = 5_000
 ALL_MODES = ("AT", "LCN", "SAGA", "TCC", "TXC", "XA")

@@ -16,7 +16,7 @@ from statemachine.outcomes import Outcome, SagaDefinitionDeleted, SagaDefinition
 from statemachine.transactions.planning import Call, next_calls
 from statemachine.transactions.state_language.runs import StateRecord, get_records, get_run
 from tests.statemachine.building import result
-from tests.statemachine.test_transactions import Transactions
+from tests.statemachine.transacting import Transactions
 
 URL = "http://participant/"
 

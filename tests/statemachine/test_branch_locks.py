@@ -21,8 +21,8 @@ from statemachine.outcomes import (
 from statemachine.transactions import locking, row_locks
 from statemachine.transactions.row_locks import RowLock, holder_of
 from tests.statemachine.building import code, result
-from tests.statemachine.test_transactions import Transactions
-from tests.statemachine.test_transactions import row as row_of
+from tests.statemachine.transacting import Transactions
+from tests.statemachine.transacting import row as row_of
 
 
 def row(key: int, *, exclusive: bool = True) -> RowLock:

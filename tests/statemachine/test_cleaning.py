@@ -31,7 +31,7 @@ from statemachine.transactions.fates import fate_of
 from statemachine.transactions.rows import Calls, get_timeline
 from tests.statemachine.building import code, result
 from tests.statemachine.channels import Channels
-from tests.statemachine.test_transactions import URL, step
+from tests.statemachine.transacting import URL, step
 
 
 def cleaned(log: Channels, *cleanings: Cleaning) -> int:

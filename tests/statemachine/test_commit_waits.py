@@ -9,7 +9,7 @@ from statemachine.outcomes import Applied, GlobalAnswered, Outcome, Pending, Rej
 from statemachine.transactions import committing
 from statemachine.transactions.rows import Calls
 from tests.statemachine.building import code, result
-from tests.statemachine.test_transactions import Transactions, row, status, step
+from tests.statemachine.transacting import Transactions, row, status, step
 
 WAIT_MS = 5_000
 

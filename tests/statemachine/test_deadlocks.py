@@ -12,7 +12,7 @@ from tests.statemachine.lock_table import Table, row, shared
 from tests.statemachine.test_branch_locks import Branches
 from tests.statemachine.test_branch_locks import row as named
 from tests.statemachine.test_branch_locks import shared as named_shared
-from tests.statemachine.test_transactions import row as row_of
+from tests.statemachine.transacting import row as row_of
 
 
 @pytest.fixture

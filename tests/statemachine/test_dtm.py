@@ -38,7 +38,7 @@ from statemachine.transactions.planning import next_calls
 from statemachine.transactions.rows import Calls, RetryRule, get_branches, get_global
 from statemachine.transactions.statuses import GlobalStatus
 from tests.statemachine.building import code, result
-from tests.statemachine.test_transactions import Transactions
+from tests.statemachine.transacting import Transactions
 
 GID = "g"
 

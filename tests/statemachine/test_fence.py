@@ -7,7 +7,7 @@ import pytest
 from statemachine.commands import PassFence
 from statemachine.outcomes import FencePassed, Outcome, Rejected, RejectionCode
 from tests.statemachine.building import code, result
-from tests.statemachine.test_transactions import Transactions
+from tests.statemachine.transacting import Transactions
 
 Passage = tuple[str, str]
 """A step and its phase."""

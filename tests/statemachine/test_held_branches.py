@@ -9,7 +9,7 @@ from statemachine.transactions import held_branches
 from statemachine.transactions.rows import Calls
 from tests.statemachine.building import code
 from tests.statemachine.channels import GRACE_MS, Channels
-from tests.statemachine.test_transactions import URL, row, status
+from tests.statemachine.transacting import URL, row, status
 
 # --- registering
 

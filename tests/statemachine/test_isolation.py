@@ -16,7 +16,7 @@ from statemachine.transactions.row_locks import holder_of
 from statemachine.transactions.statuses import DRIVEN
 from tests.statemachine.building import code
 from tests.statemachine.channels import Channels
-from tests.statemachine.test_transactions import row
+from tests.statemachine.transacting import row
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "TRANSACTIONS.md"
 HEADING = "### Rows that the cluster keeps for a branch"

@@ -7,7 +7,7 @@ import pytest
 from statemachine.store import Reader
 from statemachine.transactions import listing
 from statemachine.transactions.listing import Wanted, list_globals, list_rows
-from tests.statemachine.test_transactions import Transactions, row
+from tests.statemachine.transacting import Transactions, row
 
 
 class Counting:

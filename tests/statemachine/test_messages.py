@@ -22,7 +22,7 @@ from statemachine.transactions.topics import (
     list_topics,
 )
 from tests.statemachine.building import code, result
-from tests.statemachine.test_transactions import Transactions, status, step
+from tests.statemachine.transacting import Transactions, status, step
 
 QUERY = "http://sender/query"
 

@@ -30,7 +30,7 @@ from statemachine.transactions.statuses import (
     Mode,
 )
 from tests.statemachine.building import result
-from tests.statemachine.test_transactions import Transactions, step
+from tests.statemachine.transacting import Transactions, step
 
 URL = "http://127.0.0.1:9000/x"
 

@@ -17,7 +17,7 @@ from statemachine.transactions.recovery import (
 )
 from statemachine.transactions.rows import Happening, get_timeline
 from tests.statemachine.building import Log, code, result
-from tests.statemachine.test_transactions import Transactions, step
+from tests.statemachine.transacting import Transactions, step
 
 
 class Terms(Transactions):
