@@ -14,6 +14,7 @@ from api import (
     audit,
     batch,
     description,
+    executions,
     health,
     hybrid_clock,
     locks,
@@ -45,6 +46,7 @@ from api.cluster import Cluster
 from api.connections import DRAINS, REFUSALS, Drain, Refusals
 from api.endpoints import Endpoint
 from api.errors import INTERNAL, Problem, of_exception
+from api.execution_runs import ExecutionRuns, NoRuns
 from api.metrics import Metrics, RouteMetrics
 from api.replies import Replies
 from api.requests import idempotency_key, refuse_unknown_parameters
@@ -70,10 +72,12 @@ def build_app(
     routing: RoutingView,
     registry: Metrics,
     channels: Channels | None = None,
+    runs: ExecutionRuns | None = None,
 ) -> web.Application:
     """Return the application that serves a node's whole API.
 
-    `channels` are those of the node's resource managers, when somebody else calls them too.
+    `channels` are those of the node's resource managers, when somebody else calls them too; `runs`
+    is what runs executions on this node, when it has data sources.
 
     Run it with `api.connections.ApiRunner`, which answers what never reaches a route.
     """
@@ -82,6 +86,7 @@ def build_app(
     watchers = Watchers(cluster, settings)
     registry.registry.register(WatchersCollector(watchers))
     channels = Channels(cluster, settings) if channels is None else channels
+    runs = NoRuns() if runs is None else runs
     registry.registry.register(ChannelsCollector(channels))
     endpoints = [
         *timestamps.endpoints(service),
@@ -102,6 +107,7 @@ def build_app(
         *row_locks.endpoints(service),
         *messages.endpoints(service),
         *topics.endpoints(service),
+        *executions.endpoints(service, runs),
         *audit.endpoints(service),
         *recovery.endpoints(service),
         *space_time.endpoints(service),
@@ -149,12 +155,13 @@ def _add_routes(
     methods: dict[str, list[str]] = {}
     for endpoint in endpoints:
         serve = _wrap(endpoint, replies, registry.route(endpoint.path, endpoint.method), on_damage)
-        app.router.add_route(endpoint.method, endpoint.path, serve, expect_handler=expect)
-        allowed = methods.setdefault(endpoint.path, [])
-        allowed.append(endpoint.method)
-        if endpoint.method == "GET":
-            app.router.add_route("HEAD", endpoint.path, serve)
-            allowed.append("HEAD")
+        for path in (endpoint.path, *endpoint.aliases):
+            app.router.add_route(endpoint.method, path, serve, expect_handler=expect)
+            allowed = methods.setdefault(path, [])
+            allowed.append(endpoint.method)
+            if endpoint.method == "GET":
+                app.router.add_route("HEAD", path, serve)
+                allowed.append("HEAD")
     for path, allowed in methods.items():
         app.router.add_route(
             "*", path, _answer(replies, _method_not_allowed(allowed), registry.route(path, "*"))

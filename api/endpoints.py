@@ -105,6 +105,8 @@ class Endpoint:
     method: str
     path: str
     """With its variables in braces; also the label of its metrics."""
+    aliases: tuple[str, ...] = ()
+    """Further paths at which the same is served; the document names them in words only."""
     operation: str
     """The operation's name for generated clients, unique."""
     summary: str

@@ -100,6 +100,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
     "CHANNEL_SESSION_ENDED": ProblemKind(409, "The resource manager's session has ended"),
     "CHANNEL_SESSION_TAKEN": ProblemKind(409, "The resource manager's session is another's"),
     "EXECUTION_TAKEN_OVER": ProblemKind(409, "Another node runs the execution"),
+    "SERVICES_NOT_CONFIGURED": ProblemKind(409, "The node has no data sources"),
     "EPOCH_STALE": ProblemKind(409, "Another node leads now"),
     "OPERATION_NOT_POSSIBLE": ProblemKind(409, "The operation is not possible now"),
     "VERSION_NOT_ACTIVE": ProblemKind(409, "Not every node knows this operation yet"),
@@ -155,7 +156,6 @@ KINDS: Final[dict[str, ProblemKind]] = {
         429, "The node has as many watchers as it takes", retryable=True
     ),
     "INTERNAL_ERROR": ProblemKind(500, "The node failed to answer"),
-    "SERVICES_NOT_CONFIGURED": ProblemKind(501, "The node has no data sources"),
     "NO_QUORUM": ProblemKind(503, "No majority of the nodes confirms a leader", retryable=True),
     "NO_LEADER": ProblemKind(503, "No leader is known to this node", retryable=True),
     "TIMED_OUT": ProblemKind(503, "The change was not finished in time", retryable=True),

@@ -222,6 +222,9 @@ def _operation(endpoint: Endpoint, described: _Described, timeout: Json) -> Json
         "tags": [endpoint.tag],
         "responses": _responses(endpoint, described),
     }
+    if endpoint.aliases:
+        served = ", ".join(f"`{path}`" for path in endpoint.aliases)
+        operation["description"] = f"Also served at {served}."
     parameters = [_parameter(parameter, endpoint, described) for parameter in endpoint.parameters]
     if endpoint.writes or endpoint.keyed:
         parameters.append(_idempotency_key(endpoint.operation))

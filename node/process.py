@@ -41,6 +41,7 @@ from node.housekeeping import Housekeeping
 from node.metrics import EngineCollector
 from node.physical_clock import PhysicalClock
 from node.scrub import Scrub
+from node.services.host import ServicesHost
 from node.state_files import StateFiles
 from node.voting import Voting
 from statemachine.store import DamagedStateError
@@ -134,6 +135,7 @@ class Process:
             ClockReports(engine, cluster, storage),
             Scrub(storage, self._rebuild_damaged),
         ]
+        runs = ServicesHost.of(engine, cluster, storage, config)
         engine.notices.on_configuration.append(
             lambda record: self._members_changed(monitor, record)
         )
@@ -143,9 +145,9 @@ class Process:
         metrics = Metrics()
         metrics.registry.register(EngineCollector(engine, storage))
         metrics.registry.register(DeliveryCollector(delivery))
-        served = [await self._serve_api(cluster, monitor, metrics, managers.channels)]
+        served = [await self._serve_api(cluster, monitor, metrics, managers.channels, runs)]
         served += await serve_dtm(config, cluster, managers.channels.settings, metrics)
-        for each in work:
+        for each in [*work, *runs]:
             each.start()
         companion = asyncio.create_task(self._companion(cluster)) if self._companion else None
         gc.collect()
@@ -157,7 +159,7 @@ class Process:
         if companion is not None:
             companion.cancel()
             await asyncio.gather(companion, return_exceptions=True)
-        for each in reversed(work):
+        for each in reversed([*work, *runs]):
             await each.close()
         await probe.close()
         for runner in reversed(served):
@@ -248,9 +250,14 @@ class Process:
         )
 
     async def _serve_api(
-        self, cluster: EngineCluster, monitor: HealthMonitor, metrics: Metrics, channels: Channels
+        self,
+        cluster: EngineCluster,
+        monitor: HealthMonitor,
+        metrics: Metrics,
+        channels: Channels,
+        runs: list[ServicesHost],
     ) -> web.AppRunner:
-        runner = ApiRunner(build_app(cluster, channels.settings, monitor, metrics, channels))
+        runner = ApiRunner(build_app(cluster, channels.settings, monitor, metrics, channels, *runs))
         await runner.setup()
         address = self._config.node.api_address
         await web.TCPSite(runner, address.host, address.port, backlog=1024).start()

@@ -57,7 +57,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     jta_status: str
     """Empty until it was begun."""
     xid: str
-    """Of the transaction that it was in then; empty until there was one."""
+    """Of its transaction."""
     owner: str
     """The cluster node that ran it; empty when none did."""
     epoch: int
@@ -81,6 +81,7 @@ class ExecutionRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     status: str = ACCEPTED
     jta_status: str = ""
     xid: str = ""
+    """Of its last attempt that was begun, or else of the first one."""
     progress: Progress | None = None
     result: bytes = b""
     """JSON. Answered if the transaction is committed."""
@@ -107,6 +108,11 @@ def packed(position: Position) -> bytes:
 def transaction_id(service: str, position: Position) -> str:
     """Return the name of an execution as clients know it."""
     return f"{service.lower()}-{format_event_id(position.entry, position.place)}"
+
+
+def xid_of(service: str, position: Position, attempt: int) -> str:
+    """Return the xid of the transaction of an attempt, which is known before it begins."""
+    return f"{transaction_id(service, position)}.{attempt}"
 
 
 def parse_transaction_id(text: str) -> tuple[str, Position] | None:

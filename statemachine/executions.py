@@ -48,6 +48,7 @@ from statemachine.execution_rows import (
     get_execution,
     packed,
     transaction_id,
+    xid_of,
 )
 from statemachine.outcomes import (
     Applied,
@@ -150,6 +151,7 @@ class Executions:
             created_at_ms=recorded.result.created_at_ms,
             follows=before,
             owner=command.owner,
+            xid=xid_of(command.service, here, 1),
         )
         state.open_executions += 1
         self._writes.put(keys.EXECUTION_DATA + packed(here), command.business_data)

@@ -380,3 +380,50 @@ def networks_and_addresses_of_the_gateway_can_be_read(config: Config) -> Iterato
                 f'"{text}" is no host:port',
                 "Write each as host:port",
             )
+
+
+@rule(
+    *(
+        f"services.{source}.{name}"
+        for source in ("primary", "secondary")
+        for name in ("kind", "user", "database", "password_file", "ca_file")
+    )
+)
+def both_data_sources_can_be_used(config: Config) -> Iterator[Finding]:
+    sources = {"primary": config.services_primary, "secondary": config.services_secondary}
+    for name, source in sources.items():
+        other = "secondary" if name == "primary" else "primary"
+        if not source.kind and sources[other].kind:
+            yield (
+                f"services.{name}.kind",
+                f"it is empty, though services.{other}.kind is {sources[other].kind.value!r}",
+                "Configure both data sources, or none",
+            )
+        if not source.kind:
+            continue
+        for key in ("user", "database"):
+            if not getattr(source, key):
+                wrong = f"it is empty, though services.{name}.kind is {source.kind.value!r}"
+                yield f"services.{name}.{key}", wrong, "Name it"
+        for key in ("password_file", "ca_file"):
+            path: Path | None = getattr(source, key)
+            if path is not None and not path.is_file():
+                yield (
+                    f"services.{name}.{key}",
+                    f"there is no file {path}",
+                    "Name a file that exists",
+                )
+
+
+@rule("services.business.batch_update_allowed", "services.business.migration_allowed")
+def patterns_of_the_services_have_their_parts(config: Config) -> Iterator[Finding]:
+    wanted = {"batch_update_allowed": 3, "migration_allowed": 2}
+    forms = {3: "source.table.column", 2: "source.table"}
+    for name, parts in wanted.items():
+        for pattern in getattr(config.services_business, name):
+            if len(pattern.split(".")) != parts or not all(pattern.split(".")):
+                yield (
+                    f"services.business.{name}",
+                    f"{pattern!r} has not the form {forms[parts]}",
+                    "Write each part, or * for anything",
+                )

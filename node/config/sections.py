@@ -501,6 +501,103 @@ class DtmGatewayConfig:
     )
 
 
+class DatabaseKind(enum.StrEnum):
+    NONE = ""
+    MARIADB = "mariadb"
+    POSTGRESQL = "postgresql"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PrimarySourceConfig:
+    """The primary data source of the XA and JTA services (docs/SERVICES.md)."""
+
+    kind: DatabaseKind = setting(
+        DatabaseKind.NONE,
+        "What it is: `mariadb`, which stands for MySQL too, or `postgresql`. Empty: this node "
+        "serves no `/xa` and `/jta`. The driver is installed with it: `tidelock[pymysql]` or "
+        "`tidelock[psycopg]`.",
+    )
+    host: str = setting("127.0.0.1", "Where its server is reached.")
+    port: int = setting(
+        0, "Its port. 0: 3306 of `mariadb`, 5432 of `postgresql`.", minimum=0, maximum=65_535
+    )
+    user: str = setting("", "As whom the node connects.")
+    database: str = setting("", "The name of the database.")
+    password_file: Path | None = setting(
+        None,
+        "A file whose first line is the password. Empty: `password_variable` says, or there is "
+        "none.",
+    )
+    password_variable: str = setting(
+        "",
+        "The name of an environment variable that holds the password, when no file does. A "
+        "password stands in no configuration and in no log.",
+    )
+    ca_file: Path | None = setting(
+        None,
+        "Certificates, in PEM, by which the server is known. Empty: the connection is not "
+        "encrypted, unless the driver does so by itself.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SecondarySourceConfig(PrimarySourceConfig):
+    """The secondary data source, as the primary one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServicesConfig:
+    """What the XA and JTA services do in their data sources."""
+
+    concurrency: int = setting(
+        8,
+        "How many executions this node runs at a time; each has a connection to both sources.",
+        minimum=1,
+        maximum=256,
+    )
+    transaction_timeout_ms: int = setting(
+        MINUTE_MS,
+        "How long an execution may take until it is rolled back.",
+        minimum=100,
+        maximum=DAY_MS,
+    )
+    rollback_wait_ms: int = setting(
+        5_000,
+        "How long a rollback may take until the answer is `ROLLBACK_FAILED`. The coordinator goes "
+        "on with it.",
+        minimum=10,
+        maximum=10 * MINUTE_MS,
+    )
+    lease_ms: int = setting(
+        10_000,
+        "How long an execution stays with a node of which nothing is heard, before another one "
+        "takes it over.",
+        minimum=1_000,
+        maximum=10 * MINUTE_MS,
+    )
+    retention_ms: int = setting(
+        DAY_MS,
+        "How long the status of an execution can be asked for after its end.",
+        minimum=1_000,
+        maximum=365 * DAY_MS,
+    )
+    create_tables: bool = setting(
+        True,
+        "Make the tables of the services that are not there. `false`: somebody else has.",
+    )
+    batch_update_allowed: tuple[str, ...] = setting(
+        (),
+        "What `BATCH_UPDATE` may change: `source.table.column`, where `*` stands for anything, as "
+        "in `primary.inventory.quantity` or `secondary.account.*`. Empty: nothing. In the "
+        "environment: parted by commas.",
+    )
+    migration_allowed: tuple[str, ...] = setting(
+        (),
+        "What `DATA_MIGRATION` may read and write: `source.table`, where `*` stands for anything. "
+        "Empty: nothing. In the environment: parted by commas.",
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     """The failure detector: each node checks every other one over HTTP."""
@@ -584,6 +681,11 @@ class Config:
     transactions: TransactionsConfig = dataclasses.field(default_factory=TransactionsConfig)
     delivery: DeliveryConfig = dataclasses.field(default_factory=DeliveryConfig)
     gateways_dtm: DtmGatewayConfig = dataclasses.field(default_factory=DtmGatewayConfig)
+    services_primary: PrimarySourceConfig = dataclasses.field(default_factory=PrimarySourceConfig)
+    services_secondary: SecondarySourceConfig = dataclasses.field(
+        default_factory=SecondarySourceConfig
+    )
+    services_business: ServicesConfig = dataclasses.field(default_factory=ServicesConfig)
     health: HealthConfig = dataclasses.field(default_factory=HealthConfig)
     clock: ClockConfig = dataclasses.field(default_factory=ClockConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)

@@ -51,6 +51,17 @@ NEEDS_NO_SUCCESS: Final = {
     "POST /api/v1/transactions/{xid}/operations": "what has ended needs no operator",
     "POST /api/v1/cluster/members": "it waits for a node with an empty disk, and there is none",
     "DELETE /api/v1/cluster/members/{nodeId}": "the nodes under test are to stay",
+    **dict.fromkeys(
+        (
+            "POST /xa/execute",
+            "POST /xa/batch-execute",
+            "POST /xa/execute-async",
+            "POST /jta/execute",
+            "GET /xa/status/{transactionId}",
+            "GET /jta/status/{transactionId}",
+        ),
+        "the nodes under test have no data sources",
+    ),
     "GET /api/v1/rm/channel": "it is a WebSocket",
     "POST /api/v1/cluster/leader/transfer": "a name of a node is hardly ever guessed",
 }

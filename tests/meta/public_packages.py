@@ -7,12 +7,16 @@ here is run.
 from __future__ import annotations
 
 import sqlite3
-from typing import assert_type
+from collections.abc import Mapping
+from typing import Any, assert_type
+
+import msgspec
 
 import tidelock.barrier
 import tidelock.client
 import tidelock.clocks
 import tidelock.messages
+import tidelock.services
 import tidelock.xa
 
 
@@ -90,12 +94,46 @@ async def client() -> None:
         rows = tidelock.client.RowsToLock({"shop.stock": [["a-1"]]})
         registered = await asked.branches.register("shop:1", "AT", "mysql:shop", locks=[rows])
         assert_type(registered.branch_id, int)
+        batch = [tidelock.client.BusinessCall("BATCH_UPDATE", {"updates": []})]
+        assert_type(
+            [each.status for each in (await asked.xa.execute_batch(batch)).results],
+            list[tidelock.client.answers.ExecutionState],
+        )
         async with asked.lock("stock", ttl_ms=10_000) as lock:
             assert_type(lock, tidelock.client.Lock)
         async for applied in asked.watch(kinds=["timestamp.*"]):
             assert_type(applied, tidelock.client.Applied)
     with tidelock.client.BlockingClient(["http://127.0.0.1:7101"]) as blocking:
         assert_type(blocking.lock("stock", ttl_ms=10_000), tidelock.client.BlockingLock)
+
+
+class Bell:
+    """Rings when a transaction ends."""
+
+    def before_completion(self) -> None:
+        raise tidelock.services.BusinessError("there is no bell")
+
+    def after_completion(self, status: tidelock.services.JtaStatus) -> None:
+        assert_type(status, tidelock.services.JtaStatus)
+
+
+def business(work: tidelock.services.Work, data: Mapping[str, Any]) -> dict[str, int]:
+    bell: tidelock.services.Synchronization = Bell()
+    work.register(bell)
+    source = assert_type(work.source("primary"), tidelock.services.DataSource)
+    if not source.query("SELECT 1"):
+        raise tidelock.services.BatchFailedError("nothing", [{"path": "", "message": "nothing"}])
+    return {"rows": source.execute("DELETE FROM t WHERE a = %s", [data["a"]])}
+
+
+def services() -> tidelock.services.Business:
+    shapes: list[type[msgspec.Struct]] = [
+        tidelock.services.ComplexOrder,
+        tidelock.services.BatchUpdate,
+        tidelock.services.DataMigration,
+    ]
+    assert_type((tidelock.services.ENTRY_POINTS, len(shapes)), tuple[str, int])
+    return business
 
 
 def clocks(physical_ms: int) -> None:

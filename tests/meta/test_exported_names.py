@@ -46,6 +46,7 @@ def test_the_client_exports_these_names() -> None:
         "Applied",
         "BlockingClient",
         "BlockingLock",
+        "BusinessCall",
         "Client",
         "Lock",
         "MessageStep",

@@ -13,6 +13,7 @@ import tidelock.barrier
 import tidelock.client
 import tidelock.clocks
 import tidelock.messages
+import tidelock.services
 import tidelock.testing
 import tidelock.xa
 from tests.meta.documents import ROOT
@@ -28,6 +29,7 @@ SAMPLES = {
         tidelock.client,
         tidelock.clocks,
         tidelock.messages,
+        tidelock.services,
         tidelock.xa,
     ],
 }

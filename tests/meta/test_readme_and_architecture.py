@@ -11,7 +11,7 @@ import pytest
 from tests.meta.documents import ROOT, name_of, split_code
 
 README_FILES = [ROOT / "README.md", ROOT / "README.zh.md"]
-ROOMS = ("node", "api", "statemachine", "sdk/src/tidelock", "testing", "examples")
+ROOMS = ("node", "api", "services", "statemachine", "sdk/src/tidelock", "testing", "examples")
 
 
 @pytest.mark.parametrize("readme", README_FILES, ids=name_of)

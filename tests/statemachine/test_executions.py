@@ -24,6 +24,7 @@ from statemachine.execution_rows import (
     open_executions,
     parse_transaction_id,
     transaction_id,
+    xid_of,
 )
 from statemachine.outcomes import (
     Applied,
@@ -217,7 +218,7 @@ def test_watchers_are_told_of_each_status_and_of_no_progress(log: Log) -> None:
         if isinstance(change, ExecutionChanged)
     ]
     assert [(change.status, change.jta_status, change.xid) for change in told] == [
-        ("ACCEPTED", "", ""),
+        ("ACCEPTED", "", xid_of("XA", FIRST, 1)),
         ("RUNNING", "ACTIVE", "x1"),
         ("SUCCESS", "COMMITTED", "x1"),
     ]

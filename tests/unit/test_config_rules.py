@@ -50,6 +50,29 @@ def faults(folder: Path, text: str, node_id: str = "n1") -> dict[str, str]:
             "gateways.dtm.address",
         ),
         ('[gateways.dtm]\nenabled = true\naddress = "0.0.0.0:36789"', "gateways.dtm.address"),
+        (
+            '[services.primary]\nkind = "mariadb"\nuser = "u"\ndatabase = "d"',
+            "services.secondary.kind",
+        ),
+        (
+            '[services.primary]\nkind = "mariadb"\nuser = "u"\ndatabase = "d"\n'
+            '[services.secondary]\nkind = "postgresql"\nuser = "u"',
+            "services.secondary.database",
+        ),
+        (
+            '[services.primary]\nkind = "mariadb"\nuser = "u"\ndatabase = "d"\n'
+            '[services.secondary]\nkind = "postgresql"\nuser = "u"\ndatabase = "d"\n'
+            'password_file = "nowhere"',
+            "services.secondary.password_file",
+        ),
+        (
+            '[services.business]\nbatch_update_allowed = ["primary.stock"]',
+            "services.business.batch_update_allowed",
+        ),
+        (
+            '[services.business]\nmigration_allowed = ["primary..x"]',
+            "services.business.migration_allowed",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

@@ -15,7 +15,8 @@
         ├── NotFoundError            404
         │   ├── TransactionNotFoundError    `transaction` says how and when it ended, if it was
         │   ├── BranchNotFoundError
-        │   └── SagaDefinitionNotFoundError
+        │   ├── SagaDefinitionNotFoundError
+        │   └── ExecutionNotFoundError
         ├── ConflictError            409
         │   ├── LockHeldError        `holder` says by whom
         │   ├── FencingTokenStaleError
@@ -30,7 +31,8 @@
         │   ├── BranchNotTriedError
         │   ├── BranchStatusFixedError
         │   ├── ChannelSessionEndedError    the resource manager is to register again
-        │   └── OperationNotPossibleError
+        │   ├── OperationNotPossibleError
+        │   └── ServicesNotConfiguredError    the node has no data sources
         ├── CompactedError           410: `oldest` is the position behind which all is kept
         ├── AnswerNotKeptError       410: it was done, its answer can no longer be made
         ├── OverloadedError          429, until the deadline
@@ -235,6 +237,10 @@ class SagaDefinitionNotFoundError(NotFoundError):
     """No saga definition has this name."""
 
 
+class ExecutionNotFoundError(NotFoundError):
+    """No execution of the XA and JTA services has this id, or it is no longer remembered."""
+
+
 class ConflictError(ProblemError):
     """The state of the cluster does not allow it."""
 
@@ -323,6 +329,10 @@ class OperationNotPossibleError(ConflictError):
     """What an operator wants is not possible while the transaction stands where it does."""
 
 
+class ServicesNotConfiguredError(ConflictError):
+    """The node has no data sources: `detail` says which settings it wants."""
+
+
 class CompactedError(ProblemError):
     """What should be watched begins before what is kept."""
 
@@ -363,6 +373,7 @@ _BY_CODE: Final[dict[str, type[ProblemError]]] = {
     "CLOCK_SKEW_TOO_LARGE": ClockSkewTooLargeError,
     "COMPACTED": CompactedError,
     "DEADLOCK": DeadlockError,
+    "EXECUTION_NOT_FOUND": ExecutionNotFoundError,
     "FENCING_TOKEN_STALE": FencingTokenStaleError,
     "IDEMPOTENCY_KEY_REUSED": IdempotencyKeyReusedError,
     "LOCK_CONFLICT": LockConflictError,
@@ -373,6 +384,7 @@ _BY_CODE: Final[dict[str, type[ProblemError]]] = {
     "OPERATION_NOT_POSSIBLE": OperationNotPossibleError,
     "REJECTED": ProposalRejectedError,
     "SAGA_DEFINITION_NOT_FOUND": SagaDefinitionNotFoundError,
+    "SERVICES_NOT_CONFIGURED": ServicesNotConfiguredError,
     "TRANSACTION_DECIDED": TransactionDecidedError,
     "TRANSACTION_EXISTS": TransactionExistsError,
     "TRANSACTION_NOT_ACTIVE": TransactionNotActiveError,

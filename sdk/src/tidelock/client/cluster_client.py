@@ -27,6 +27,7 @@ from tidelock.client.oracle import Oracle, SharedDraws
 from tidelock.client.resource import Asking, names
 from tidelock.client.row_locks import RowLocks
 from tidelock.client.runs import SagaDefinitions, Sagas, Tcc
+from tidelock.client.services import JtaService, XaService
 from tidelock.client.timestamps import Events, HybridClocks, Participants, Sequences
 from tidelock.client.transactions import Transactions
 from tidelock.client.transport import Transport
@@ -107,6 +108,8 @@ class Client:
         self.sagas = Sagas(self._transport)
         self.saga_definitions = SagaDefinitions(self._transport)
         self.tcc = Tcc(self._transport)
+        self.xa = XaService(self._transport)
+        self.jta = JtaService(self._transport)
         self.messages = Messages(self._transport)
         self.topics = Topics(self._transport)
         self.resource_managers = ResourceManagers(self._transport)

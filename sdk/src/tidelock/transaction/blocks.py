@@ -83,6 +83,7 @@ def transaction(
     mode: BranchMode | None = None,
     end_wait_ms: int = DEFAULT_END_WAIT_MS,
     clock_participant: str | None = None,
+    xid: str | None = None,
     application: Application | None = None,
 ) -> TransactionBlock:
     """Return a block that is a global transaction, or takes part in one.
@@ -108,10 +109,13 @@ def transaction(
         end_wait_ms: how long the end of the block waits until all branches have followed the
             decision. The decision stands before; `transaction.status` says how far it has got.
         clock_participant: a participant whose logical clock records the beginning and the end.
+        xid: its name in the cluster, for who must know it before it begins: up to 64 of
+            `A-Za-z0-9._:-`, which no transaction had before. It is made unless given.
         application: instead of the configured one.
 
     Raises, at its beginning:
         TransactionRequiredError, TransactionNotAllowedError: by its propagation.
+        TransactionExistsError: a transaction was begun with this xid before.
         NotConfiguredError, and what a client raises when nobody can be asked.
 
     Raises, at its end:
@@ -132,6 +136,7 @@ def transaction(
             mode=mode,
             end_wait_ms=_checked("end_wait_ms", end_wait_ms, 0, GREATEST_TIMEOUT_MS),
             clock_participant=clock_participant,
+            xid=xid,
         ),
         application,
     )

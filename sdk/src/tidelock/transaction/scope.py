@@ -48,6 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     mode: BranchMode | None
     end_wait_ms: int
     clock_participant: str | None
+    xid: str | None = None
 
 
 class Scope:
@@ -148,6 +149,7 @@ class Scope:
             lambda client: client.transactions.begin(
                 options.name or None,
                 transaction_timeout_ms=options.timeout_ms,
+                xid=options.xid,
                 mode=options.mode,
             )
         )

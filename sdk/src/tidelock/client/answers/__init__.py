@@ -100,6 +100,17 @@ from tidelock.client.answers.runs import (
     StateStatus,
     StepState,
 )
+from tidelock.client.answers.services import (
+    AcceptedExecution,
+    Execution,
+    ExecutionBatch,
+    ExecutionFailure,
+    ExecutionProgress,
+    ExecutionState,
+    ExecutionStatus,
+    ExecutionStep,
+    FinalStatus,
+)
 from tidelock.client.answers.statuses import (
     AnyMode,
     BranchMode,
@@ -146,6 +157,7 @@ from tidelock.client.answers.vectors import (
 )
 
 __all__ = [
+    "AcceptedExecution",
     "Admitted",
     "Answer",
     "AnyMode",
@@ -169,8 +181,16 @@ __all__ = [
     "DeliveryStatus",
     "Drawn",
     "Event",
+    "Execution",
+    "ExecutionBatch",
+    "ExecutionFailure",
+    "ExecutionProgress",
+    "ExecutionState",
+    "ExecutionStatus",
+    "ExecutionStep",
     "FenceAnswer",
     "FenceVerdict",
+    "FinalStatus",
     "FollowedDefinition",
     "FoundBranch",
     "FoundTransaction",
