@@ -38,6 +38,7 @@ class Service:
         self.log_file = folder / f"{name}.log"
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_from = 0
 
     @property
     def url(self) -> str:
@@ -60,6 +61,7 @@ class Service:
         program = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []
         program += [sys.executable, "-P", "-m", f"examples.purchase.{self.name}"]
         with self.log_file.open("ab") as log:
+            self._log_from = log.tell()
             self._process = subprocess.Popen(
                 program, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -84,9 +86,10 @@ class Service:
             self._process.wait()
 
     def log_tail(self, lines: int = 15) -> str:
-        """Return the end of its log, under a heading."""
-        text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
-        return "\n".join([f"== {self.log_file}", *text.splitlines()[-lines:]])
+        """Return the end of its log since it was started, under a heading."""
+        logged = self.log_file.read_bytes()[self._log_from :] if self.log_file.exists() else b""
+        kept = logged.decode(errors="replace").splitlines()[-lines:]
+        return "\n".join([f"== {self.log_file}", *kept])
 
 
 async def wait_until_ready(services: Iterable[Service]) -> None:

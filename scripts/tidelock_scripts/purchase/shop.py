@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 _PORTS_FROM: Final = 51
 _TIMEOUT_MS: Final = 4_000
-_DECIDED_WITHIN_S: Final = 40.0
+_DECIDED_WITHIN_S: Final = 90.0
+"""A branch of XA that was left is only given up when its process's session has ended."""
 _SETTLED_WITHIN_S: Final = 20.0
 _POLL_S: Final = 0.02
 
@@ -149,7 +150,7 @@ class Shop:
             for name, service in self.services.items():
                 if not service.runs:
                     happening.died.append(name)
-                    happening.note(name, f"died{_last_words(service)}, and is started again")
+                    happening.note(name, f"{_last_words(service)}is started again")
                     service.start()
             await asyncio.sleep(_POLL_S)
 
@@ -223,9 +224,9 @@ class Shop:
 
 
 def _last_words(service: Service) -> str:
-    """Return where a crash point ended it, as ` at …`."""
+    """Return where a crash point ended it, as `died at …, and `."""
     last = service.log_tail(1).rpartition("\n")[2]
-    return f" at {last.removeprefix('killed at ')}" if last.startswith("killed at ") else ""
+    return f"died{last.removeprefix('killed')}, and " if last.startswith("killed at ") else ""
 
 
 @asynccontextmanager
