@@ -160,6 +160,16 @@ def test_savepoints_are_known_by_name(text: str, kind: Kind) -> None:
 
 
 REFUSED = [
+    ("mysql", "SET STATEMENT max_statement_time = 9 FOR UPDATE t SET v = 1", "more than to set"),
+    ("mysql", "SET PASSWORD = PASSWORD('x')", "more than to set"),
+    ("mysql", "BEGIN NOT ATOMIC UPDATE t SET v = 1; END", "one by one"),
+    ("mysql", "UPDATE t SET v = 1 /*!, w = 2 */ WHERE id = 1", "plainly"),
+    ("mysql", "UPDATE t SET v = 1 /*M!100000 , w = 2 */ WHERE id = 1", "plainly"),
+    ("postgresql", "SET a.b = 1; UPDATE t SET v = 1", "one by one"),
+    ("postgresql", "SHOW timezone; DELETE FROM t", "one by one"),
+    ("postgresql", "EXPLAIN SELECT 1; DELETE FROM t", "one by one"),
+    ("postgresql", "BEGIN; DELETE FROM t; COMMIT", "one by one"),
+    ("postgresql", "SAVEPOINT a;DELETE/**/FROM/**/t", "one by one"),
     ("mysql", "REPLACE INTO t VALUES (1)", "ON DUPLICATE KEY UPDATE"),
     ("sqlite", "INSERT OR REPLACE INTO t VALUES (1)", "ON CONFLICT DO UPDATE"),
     ("sqlite", "INSERT OR ROLLBACK INTO t VALUES (1)", "leave it out"),

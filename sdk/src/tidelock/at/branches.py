@@ -21,10 +21,18 @@ _log = logging.getLogger(__name__)
 DEFAULT_LOCK_WAIT_MS: Final = 10_000
 _PAUSE_S: Final = 0.05
 
-failed_before: Final[ContextVar[list[tuple[str, int]] | None]] = ContextVar(
-    "tidelock-failed", default=None
-)
-"""Branches of the unit that failed before it was run again. See `tidelock.at.units`."""
+
+class Noted:
+    """Branches of a unit that may be run again. See `tidelock.at.units`."""
+
+    def __init__(self) -> None:
+        self.failed: list[tuple[str, int]] = []
+        """Those that failed before it was run again."""
+        self.is_done = False
+        """A local transaction of it is committed, and would be done twice."""
+
+
+noted_of_unit: Final[ContextVar[Noted | None]] = ContextVar("tidelock-unit", default=None)
 
 
 class Branches:
@@ -76,13 +84,16 @@ class Branches:
         Raises: what the client raises: then the global transaction will not be committed, and the
             branch is undone.
         """
+        noted = noted_of_unit.get()
+        if noted is not None:
+            noted.is_done = True
         await self._calls(lambda client: client.branches.report(xid, branch_id, "PHASE_ONE_DONE"))
 
     async def failed(self, xid: str, branch_id: int, error: BaseException) -> None:
         """Report that the branch's local transaction was not committed, as far as that is known."""
-        again = failed_before.get()
-        if again is not None:
-            again.append((xid, branch_id))
+        noted = noted_of_unit.get()
+        if noted is not None:
+            noted.failed.append((xid, branch_id))
         message = f"{error}"[:1_000]
         kind = type(error).__name__[:100]
         try:

@@ -7,6 +7,7 @@
     ├── LockWaitTimeoutError        rows stayed locked for as long as one was ready to wait
     ├── ImageMismatchError          rows changed while they were looked at; run the unit again
     ├── MixedTransactionsError      one local transaction cannot belong to two global ones
+    ├── LocalTransactionLostError   the local transaction ended before it was committed
     └── TooManyRowsError            one local transaction changes more rows than can be locked
 """
 
@@ -49,3 +50,10 @@ class MixedTransactionsError(TidelockError):
 
 class TooManyRowsError(TidelockError):
     """One local transaction changes more rows than a branch can lock."""
+
+
+class LocalTransactionLostError(TidelockError):
+    """A local transaction ended before its commit, unseen: its work may be lost, or there for good.
+
+    No branch stands for it. Let the global transaction roll back, and look at the rows.
+    """

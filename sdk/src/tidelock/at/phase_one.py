@@ -9,21 +9,25 @@ registration never waits while the database's own locks are held.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
 from tidelock.at.branches import Branches
 from tidelock.at.checks import check_table, refuse
-from tidelock.at.errors import ImageMismatchError, MixedTransactionsError, TooManyRowsError
+from tidelock.at.errors import (
+    ImageMismatchError,
+    LocalTransactionLostError,
+    MixedTransactionsError,
+    TooManyRowsError,
+)
 from tidelock.at.images import GREATEST_ROWS, Image
+from tidelock.at.local_work import Keys, Work
 from tidelock.at.tracing import Tracer
 from tidelock.at.undo_log import UndoLog
-from tidelock.at.undo_records import Change
 from tidelock.crash_points import reached
 from tidelock.errors import ProblemError, TransactionNotActiveError, TransactionNotFoundError
 from tidelock.sql.catalog import Catalog, search_path
-from tidelock.sql.columns import KeyPart
 from tidelock.sql.errors import AutocommitError, DatabaseUnsuitableError
 from tidelock.sql.interception import StatementCall
 from tidelock.sql.reading import understand
@@ -31,8 +35,6 @@ from tidelock.sql.session import Session
 from tidelock.sql.statements import Kind, Statement
 from tidelock.sql.tables import Table
 from tidelock.transaction.context import Binding, current
-
-Keys = dict[str, list[list[KeyPart]]]
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,28 +44,6 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     undo_log: UndoLog
     allow: frozenset[str] = frozenset()
     """Tables whose triggers and cascading foreign keys their owner has judged."""
-
-
-class _Work:
-    """What one local transaction has done so far."""
-
-    def __init__(self, binding: Binding) -> None:
-        self.binding = binding
-        self.changes: list[Change] = []
-        self.rows: list[tuple[str, tuple[KeyPart, ...]]] = []
-        self.savepoints: list[tuple[str, int, int]] = []
-        self.path: tuple[str, ...] | None = None
-        self.spoiled: tuple[BaseException, int] | None = None
-        """What went wrong after a statement had run, and how many savepoints there were then."""
-        self.described: set[str] = set()
-        """Tables whose columns were compared with what is known of them."""
-
-    def keys(self) -> Keys:
-        """Return the rows as row locks name them, each once."""
-        found: dict[str, dict[tuple[KeyPart, ...], None]] = {}
-        for table, key in self.rows:
-            found.setdefault(table, {})[key] = None
-        return {table: [list(key) for key in rows] for table, rows in found.items()}
 
 
 class PhaseOne:
@@ -81,7 +61,8 @@ class PhaseOne:
         self._session = session
         self._rules = rules
         self._branches = branches
-        self._work: _Work | None = None
+        self._work: Work | None = None
+        self._is_busy = False
 
     @property
     def is_under_way(self) -> bool:
@@ -117,8 +98,7 @@ class PhaseOne:
             case Kind.ROLLBACK:
                 await self.rollback(_running(call))
             case Kind.SAVEPOINT | Kind.ROLLBACK_TO | Kind.RELEASE:
-                await call.run()
-                self._savepoint(statement)
+                await self._savepoint(binding, statement, call)
             case _:
                 await self._traced(binding, statement, call)
 
@@ -138,7 +118,7 @@ class PhaseOne:
             )
 
     @staticmethod
-    def _whose(work: _Work) -> str:
+    def _whose(work: Work) -> str:
         return work.binding.xid or "a global lock"
 
     async def _traced(self, binding: Binding, statement: Statement, call: StatementCall) -> None:
@@ -147,34 +127,62 @@ class PhaseOne:
                 "the connection commits each statement by itself; begin a local transaction, or "
                 "turn autocommit off"
             )
-        is_first = not self._session.in_transaction
-        if binding.xid is not None:
-            await self._rules.undo_log.check(self._session)
-        work = self._begun(binding)
-        table = await self._table(work, statement)
-        if self._session.dialect.writes_alone:
-            # From here to the commit nobody else writes, so images and statements agree.
-            await self._session.begin()
-        tracer = Tracer(self._session, statement, table, call)
-        if statement.kind is Kind.READ_LOCKING:
-            await self._locking(work, tracer, is_first=is_first)
-            return
-        try:
-            change, image = await tracer.trace()
-        except BaseException as error:
-            if tracer.has_run:
-                # Its effect is there and not known, so none of it may be committed.
-                work.spoiled = (error, len(work.savepoints))
-            raise
-        if change is None:
-            return
-        work.changes.append(change)
-        self._note(work, image)
+        with self._alone():
+            is_first = not self._session.in_transaction
+            if binding.xid is not None:
+                await self._rules.undo_log.check(self._session)
+            work = self._begun(binding)
+            table = await self._table(work, statement)
+            if self._session.dialect.writes_alone:
+                # From here to the commit nobody else writes, so images and statements agree.
+                await self._session.begin()
+            tracer = Tracer(self._session, statement, table, call)
+            try:
+                if statement.kind is Kind.READ_LOCKING:
+                    await self._locking(work, tracer, is_first=is_first)
+                    return
+                change, image = await tracer.trace()
+            except BaseException as error:
+                await self._spoil(work, tracer, error)
+                raise
+            if change is None:
+                return
+            work.changes.append(change)
+            self._note(work, image)
 
-    def _begun(self, binding: Binding) -> _Work:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Do what another task or thread would disturb: a statement with its images, a commit.
+
+        Raises:
+            MixedTransactionsError: another one is at it.
+        """
+        if self._is_busy:
+            raise MixedTransactionsError(
+                "two tasks or threads use this connection at once, so that nobody could tell which "
+                "rows a statement changes: give each its own connection"
+            )
+        self._is_busy = True
+        try:
+            yield
+        finally:
+            self._is_busy = False
+
+    async def _spoil(self, work: Work, tracer: Tracer, error: BaseException) -> None:
+        """See whether what was done before a statement that failed can still be committed."""
+        if work.changes and (
+            self._session.dialect.ends_transaction(error) or not await self._is_open()
+        ):
+            # What follows would be committed without what was done before.
+            work.spoiled = (error, 0)
+        elif tracer.has_run and tracer.is_traced:
+            # Its effect is there and not known, so none of it may be committed.
+            work.spoiled = (error, len(work.savepoints))
+
+    def _begun(self, binding: Binding) -> Work:
         work = self._work
         if work is None:
-            work = self._work = _Work(binding)
+            work = self._work = Work(binding)
         elif work.binding.xid != binding.xid:
             raise MixedTransactionsError(
                 f"this connection's local transaction belongs to {self._whose(work)}, and cannot "
@@ -182,7 +190,7 @@ class PhaseOne:
             )
         return work
 
-    async def _table(self, work: _Work, statement: Statement) -> Table:
+    async def _table(self, work: Work, statement: Statement) -> Table:
         name = statement.table
         assert name is not None
         catalog = self._rules.catalog
@@ -203,7 +211,7 @@ class PhaseOne:
         check_table(statement, table, self._rules.allow)
         return table
 
-    async def _compared(self, work: _Work, table: Table, statement: Statement) -> Table:
+    async def _compared(self, work: Work, table: Table, statement: Statement) -> Table:
         """Return a table as it is now: of a row that goes, every column must be kept."""
         name = self._session.dialect.qualified(table.schema, table.name)
         names = await self._session.describe(f"SELECT * FROM {name} WHERE 1 = 0")
@@ -215,7 +223,7 @@ class PhaseOne:
         work.described.add(table.full_name)
         return table
 
-    def _note(self, work: _Work, image: Image) -> None:
+    def _note(self, work: Work, image: Image) -> None:
         name = image.table.full_name
         work.rows += [(name, parts) for parts in image.rows]
         if len(work.rows) > GREATEST_ROWS and sum(map(len, work.keys().values())) > GREATEST_ROWS:
@@ -223,7 +231,7 @@ class PhaseOne:
                 f"this local transaction changes more than {GREATEST_ROWS} rows; commit in between"
             )
 
-    async def _locking(self, work: _Work, tracer: Tracer, *, is_first: bool) -> None:
+    async def _locking(self, work: Work, tracer: Tracer, *, is_first: bool) -> None:
         """Run SELECT … FOR UPDATE, whose rows no other global transaction may have."""
         turn = 0
         try:
@@ -253,30 +261,36 @@ class PhaseOne:
             return {}
         return {image.table.full_name: [list(parts) for parts in image.rows]}
 
-    def _savepoint(self, statement: Statement) -> None:
-        work = self._work
-        if work is None:
-            binding = current()
-            if statement.kind is not Kind.SAVEPOINT or binding is None:
-                return
-            work = self._work = _Work(binding)
-        names = [name for name, _, _ in work.savepoints]
-        if statement.kind is Kind.SAVEPOINT:
-            work.savepoints.append((statement.savepoint, len(work.changes), len(work.rows)))
-            return
-        if statement.savepoint not in names:
-            return
-        at = len(names) - 1 - names[::-1].index(statement.savepoint)
+    async def _savepoint(self, binding: Binding, statement: Statement, call: StatementCall) -> None:
         if statement.kind is Kind.RELEASE:
-            del work.savepoints[at:]
+            await self._release(statement, call)
             return
-        _, changes, rows = work.savepoints[at]
-        del work.savepoints[at + 1 :]
-        # What was done since is undone already. Rows are not locked before the registration.
-        del work.changes[changes:]
-        del work.rows[rows:]
-        if work.spoiled is not None and at < work.spoiled[1]:
-            work.spoiled = None
+        begins = self._session.dialect.writes_alone and not self._session.in_transaction
+        await call.run()
+        if statement.kind is Kind.SAVEPOINT:
+            if self._work is None:
+                self._work = Work(binding)
+            self._work.set_savepoint(statement.savepoint, begins=begins)
+        elif self._work is not None:
+            self._work.go_back(statement.savepoint)
+
+    async def _release(self, statement: Statement, call: StatementCall) -> None:
+        work = self._work
+        at = None if work is None else work.place_of(statement.savepoint)
+        if at is None or work is None:
+            if work is not None and work.changes and self._session.dialect.writes_alone:
+                # It may be what has begun the transaction, and would commit it.
+                refuse(
+                    statement,
+                    "the savepoint was set before the global transaction began; commit instead, or "
+                    "set it within",
+                )
+            await call.run()
+        elif work.savepoints[at].begins:
+            await self.commit(_running(call))
+        else:
+            await call.run()
+            del work.savepoints[at:]
 
     # The ends
 
@@ -287,6 +301,10 @@ class PhaseOne:
             RowsLockedError: the local transaction was rolled back; wait for the rows, run it again.
             DeadlockError, TransactionNotActiveError, …: it was rolled back as well.
         """
+        with self._alone():
+            await self._commit(commit)
+
+    async def _commit(self, commit: Callable[[], Awaitable[None]]) -> None:
         work, self._work = self._work, None
         if work is not None and work.spoiled is not None:
             await self._roll_back_quietly()
@@ -296,6 +314,12 @@ class PhaseOne:
         if work is None or not work.changes:
             await commit()
             return
+        if not await self._is_open():
+            raise LocalTransactionLostError(
+                "the local transaction has ended without commit(): the connection was lost and "
+                f"made anew, or something else ended it. Of {self._whose(work)}, it changed "
+                + ", ".join(sorted(work.keys()))
+            )
         if work.binding.xid is None:
             await self._checked(work)
             await commit()
@@ -335,7 +359,17 @@ class PhaseOne:
             raise
         reached("at.after-report")
 
-    async def _checked(self, work: _Work) -> None:
+    async def _is_open(self) -> bool:
+        """Say whether the local transaction is still under way."""
+        try:
+            if not self._session.in_transaction and self._session.dialect.name == "mysql":
+                # Drivers do not look at what stands behind rows; this answer has none.
+                await self._session.execute("DO 0")
+            return self._session.in_transaction
+        except Exception:  # the connection is lost
+            return False
+
+    async def _checked(self, work: Work) -> None:
         try:
             await self._branches.check(work.binding, work.keys())
         except BaseException:

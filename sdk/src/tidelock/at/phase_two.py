@@ -6,6 +6,7 @@ restored, the undo row becomes a tombstone. So it is done once, however often it
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from typing import Final
 
@@ -16,12 +17,14 @@ from tidelock.errors import TidelockError
 from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult, PhaseTwoStatus
 from tidelock.sql.catalog import Catalog, TableName
 from tidelock.sql.postgresql_columns import PINNED
-from tidelock.sql.session import MARK, Session
+from tidelock.sql.session import MARK, Session, release, rollback_to, savepoint
 from tidelock.sql.tables import Column, Table
 from tidelock.sql.values import Value, same
 
 GREATEST_DETAIL: Final = 1_000
 GREATEST_SHOWN: Final = 60
+
+_BEFORE_ROW: Final = "tidelock_before_row"
 
 Values = tuple[Value, ...] | None
 
@@ -109,12 +112,17 @@ class Rollback:
         if row.status is Status.FINISHED:
             return PhaseTwoResult(status=PhaseTwoStatus.ROLLED_BACK, detail="undone before")
         left: list[str] = []
+        if session.dialect.name == "postgresql":
+            # Those that can be are looked at when all rows are there.
+            await session.execute("SET CONSTRAINTS ALL DEFERRED")
         for change in reversed(row.changes):
             reached("at.before-restore")
             left += await _Restoring(
                 session, await self._table(session, change), change, self._policy
             ).restore()
             reached("at.after-restore")
+        if session.dialect.name == "postgresql":
+            await session.execute("SET CONSTRAINTS ALL IMMEDIATE")
         reached("at.before-tombstone")
         await self._undo_log.bury(session, xid, branch_id, cluster_id=call.cluster_id)
         reached("at.after-tombstone")
@@ -187,29 +195,71 @@ class _Restoring:
     async def restore(self) -> list[str]:
         """Restore rows. Returns what was left as it was, or overwritten, for people.
 
+        A statement changes its rows in an order that no image tells. So a row whose unique values
+        another one still has, or that refers to one that is still to come, is put off.
+
         Raises:
             DirtyRowError
         """
         told: list[str] = []
-        for row in reversed(self._change.rows):
-            if row.before is not None and row.after is not None and _equal(row.before, row.after):
-                continue
-            now = await self._now(row)
-            if _equal(now, row.before):
-                continue
-            if not _equal(now, row.after):
-                text = self._difference(row, now)
-                if self._policy is DirtyPolicy.FAIL:
-                    raise DirtyRowError(text)
-                told.append(text)
-                if self._policy is DirtyPolicy.SKIP:
-                    continue
-            await self._write(row, now)
-            if self._table.triggers and not _equal(await self._now(row), row.before):
-                raise DirtyRowError(
-                    f"a trigger of {self._table.full_name} changes what is restored: "
-                    f"{', '.join(map(_shown, row.key))}"
-                )
+        left = list(reversed(self._change.rows))
+        while left:
+            put_off = []
+            for row in left:
+                refusal = await self._restored(row, told)
+                if refusal is not None:
+                    put_off.append(row)
+                    last = refusal
+            if len(put_off) == len(left):
+                raise last
+            left = put_off
+        return told
+
+    async def _restored(self, row: ChangedRow, told: list[str]) -> Exception | None:
+        """Restore a row. Returns the constraint's refusal when another row must come first."""
+        if not self._can_wait:
+            told += await self._one(row)
+            return None
+        session = self._session
+        await savepoint(session, _BEFORE_ROW)
+        try:
+            told += await self._one(row)
+        except Exception as error:
+            if not session.dialect.is_constraint(error):
+                raise
+            await rollback_to(session, _BEFORE_ROW)
+            return error
+        finally:
+            with contextlib.suppress(Exception):
+                await release(session, _BEFORE_ROW)
+        return None
+
+    @property
+    def _can_wait(self) -> bool:
+        """Whether the order of the rows may matter: two share a unique index, or a reference."""
+        table = self._table
+        return len(self._change.rows) > 1 and bool(len(table.indexes) > 1 or table.references)
+
+    async def _one(self, row: ChangedRow) -> list[str]:
+        told: list[str] = []
+        if row.before is not None and row.after is not None and _equal(row.before, row.after):
+            return told
+        now = await self._now(row)
+        if _equal(now, row.before):
+            return told
+        if not _equal(now, row.after):
+            text = self._difference(row, now)
+            if self._policy is DirtyPolicy.FAIL:
+                raise DirtyRowError(text)
+            told.append(text)
+            if self._policy is DirtyPolicy.SKIP:
+                return told
+        await self._write(row, now)
+        if self._table.triggers and not _equal(await self._now(row), row.before):
+            raise DirtyRowError(
+                f"a trigger of {self._table.full_name} changes what is restored: "
+                f"{', '.join(map(_shown, row.key))}"
+            )
         return told
 
     async def _now(self, row: ChangedRow) -> Values:

@@ -44,6 +44,11 @@ class Tracer:
         self.has_run = False
         """The application's statement has had its effect."""
 
+    @property
+    def is_traced(self) -> bool:
+        """It changes rows, and does not only lock them."""
+        return self._statement.kind is not Kind.READ_LOCKING
+
     async def trace(self) -> Traced:
         """Run it. The change is None when nothing is different afterwards.
 
@@ -120,12 +125,28 @@ class Tracer:
 
     async def _before(self, photographer: Photographer) -> Image:
         statement = self._statement
+        if "LIMIT" in statement.order.text.upper():
+            await self._keeps_others_out()
         order, _ = self._ordering
         parts = [part for part in (statement.where, order) if part.text]
         text = " ".join([f"FROM {statement.target.text}", *(part.text for part in parts)])
         keys = statement.target.keys + tuple(key for part in parts for key in part.keys)
         source = Fragment(text, keys)
         return await photographer.matching(source, statement.alias, self._call.values)
+
+    async def _keeps_others_out(self) -> None:
+        """See that no row can slip in before those of the image, and be changed instead of them."""
+        if self._session.dialect.name != "mysql":
+            return
+        found = await self._session.execute(
+            "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
+        )
+        if any(text_of(level) in {"READ-COMMITTED", "READ-UNCOMMITTED"} for _, level in found.rows):
+            refuse(
+                self._statement,
+                "with READ COMMITTED another session's row may come under its LIMIT; SELECT the "
+                "keys FOR UPDATE first, then name them",
+            )
 
     def _agrees(self, ran: Ran, *, found: int, changed: int) -> None:
         """Compare the statement's own count with the images'.

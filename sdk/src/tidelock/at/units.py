@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from tidelock.application import Application, configured
-from tidelock.at.branches import DEFAULT_LOCK_WAIT_MS, Branches, failed_before
+from tidelock.at.branches import DEFAULT_LOCK_WAIT_MS, Branches, Noted, noted_of_unit
 from tidelock.at.errors import ImageMismatchError, LockWaitTimeoutError, RowsLockedError
 from tidelock.calls import Calls
 from tidelock.driving import drive
@@ -61,7 +61,8 @@ def local_transaction(
 
     It begins and ends its own local transaction, and may be a coroutine function. It is run again
     as well when another session came between a statement and its image, and after deadlocks and
-    serialisation failures of the database. Within another such function it is run as it is.
+    serialisation failures of the database. Within another such function it is run as it is. What
+    has committed a local transaction already is not run again: the error is raised.
 
     Raises (the function that is returned):
         LockWaitTimeoutError: the rows were locked for as long as `lock_wait_timeout_ms`.
@@ -118,11 +119,11 @@ class _Unit:
         attempt: Callable[[], Coroutine[Any, Any, R]],
         sleep: Callable[[float], Coroutine[Any, Any, None]],
     ) -> R:
-        with _outermost() as failed:
-            if failed is None:
+        with _outermost() as noted:
+            if noted is None:
                 return await attempt()
             try:
-                return await self._until_done(attempt, sleep, failed)
+                return await self._until_done(attempt, sleep, noted)
             finally:
                 await self._leave()
 
@@ -130,17 +131,19 @@ class _Unit:
         self,
         attempt: Callable[[], Coroutine[Any, Any, R]],
         sleep: Callable[[float], Coroutine[Any, Any, None]],
-        failed: list[tuple[str, int]],
+        noted: Noted,
     ) -> R:
         pause_ms = _PAUSE_MS
         while True:
             try:
                 value = await attempt()
             except RowsLockedError as locked:
+                _is_undone(noted, locked)
                 await self._wait(locked)
             except Exception as error:
                 if not _is_passing(error):
                     raise
+                _is_undone(noted, error)
                 if time.monotonic() >= self._ends_at:
                     raise LockWaitTimeoutError(
                         f"for {self._wait_ms} ms other sessions came in between: {error}"
@@ -148,7 +151,7 @@ class _Unit:
                 await sleep(pause_ms / 1_000)
                 pause_ms = min(2 * pause_ms, _GREATEST_PAUSE_MS)
             else:
-                await self._withdraw(failed)
+                await self._withdraw(noted.failed)
                 return value
 
     async def _wait(self, locked: RowsLockedError) -> None:
@@ -186,15 +189,28 @@ def _is_passing(error: BaseException) -> bool:
     return any(dialect.is_transient(error) for dialect in DIALECTS.values())
 
 
+def _is_undone(noted: Noted, error: Exception) -> None:
+    """See that nothing of a unit is committed, before it is run again.
+
+    Raises: the error.
+    """
+    if noted.is_done:
+        error.add_note(
+            "the function is not run again: another local transaction of it is committed already, "
+            "and would be done twice. Make of each local transaction a function of its own"
+        )
+        raise error
+
+
 @contextmanager
-def _outermost() -> Iterator[list[tuple[str, int]] | None]:
-    """Yield where branches that fail are noted; None within another unit."""
-    if failed_before.get() is not None:
+def _outermost() -> Iterator[Noted | None]:
+    """Yield where branches are noted; None within another unit."""
+    if noted_of_unit.get() is not None:
         yield None
         return
-    noted: list[tuple[str, int]] = []
-    token = failed_before.set(noted)
+    noted = Noted()
+    token = noted_of_unit.set(noted)
     try:
         yield noted
     finally:
-        failed_before.reset(token)
+        noted_of_unit.reset(token)

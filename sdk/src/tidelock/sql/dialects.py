@@ -48,6 +48,12 @@ class Dialect:
         """
         raise NotImplementedError
 
+    def ends_transaction(self, error: BaseException) -> bool:
+        """Say whether an error of a statement has rolled back the whole local transaction, so that
+        the next statement begins another one.
+        """
+        return False
+
 
 class MySQL(Dialect):
     """MySQL and MariaDB."""
@@ -78,6 +84,10 @@ class MySQL(Dialect):
     def is_transient(self, error: BaseException) -> bool:
         """ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_CHECKREAD."""
         return _number(error) in {1213, 1205, 1020}
+
+    def ends_transaction(self, error: BaseException) -> bool:
+        """ER_LOCK_DEADLOCK; the others only undo the statement."""
+        return _number(error) == 1213
 
 
 class PostgreSQL(Dialect):

@@ -9,7 +9,10 @@ from tidelock.sql.session import MARK, Session
 from tidelock.sql.tables import Column, Index, Reference, Table, Trigger
 
 _TABLE = f"""
-SELECT c.oid::text, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text
+SELECT c.oid::text, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+       CASE WHEN c.relispartition THEN 'partition' WHEN c.relkind = 'r' AND EXISTS (
+         SELECT 1 FROM pg_catalog.pg_inherits AS i WHERE c.oid IN (i.inhrelid, i.inhparent)
+       ) THEN 'heir' ELSE '' END
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = {MARK}::text AND c.relname = {MARK}::text
 """
@@ -71,6 +74,11 @@ _ACTIONS: Final = {
 }  # fmt: skip
 _EVENT_BITS: Final = {4: "INSERT", 8: "DELETE", 16: "UPDATE"}
 _RULE_EVENTS: Final = {"2": "UPDATE", "3": "INSERT", "4": "DELETE"}
+_SHARES: Final = {
+    "partition": "it is a partition; change the table that it is a part of, so that each of its "
+    "rows is locked by one name",
+    "heir": "it inherits from another table, or is inherited from, so that one row has two names",
+}
 _KINDS: Final = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "sequence"}
 
 
@@ -79,7 +87,7 @@ async def read_table(session: Session, schema: str, name: str) -> Table | None:
     found = await session.execute(_TABLE, (schema, name))
     if not found.rows:
         return None
-    oid, schema, name, kind, persistence = found.rows[0]
+    oid, schema, name, kind, persistence, shares = found.rows[0]
     columns = [_column(row) for row in (await session.execute(_COLUMNS, (oid, oid))).rows]
     indexes, primary = _indexes((await session.execute(_INDEXES, (oid,))).rows)
     rules = [
@@ -91,6 +99,8 @@ async def read_table(session: Session, schema: str, name: str) -> Table | None:
         unsuitable = f"it is a {_KINDS.get(kind, 'relation of another kind')}; change tables"
     elif persistence == "t":
         unsuitable = "it is temporary, and no other connection can undo its changes"
+    elif shares:
+        unsuitable = _SHARES[shares]
     else:
         strange = [each for each in columns if isinstance(each, str)]
         unsuitable = f"of {', '.join(strange)} no exact image can be made" if strange else ""

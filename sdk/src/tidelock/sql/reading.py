@@ -53,7 +53,9 @@ _LEADING: Final = re.compile(
 _WORD: Final = re.compile(r"[A-Za-z]+")
 _CONTROL: Final = re.compile(
     r"""
-    (?P<begin>BEGIN|START\s+TRANSACTION)\b.*
+    (?P<begin>(BEGIN|START\s+TRANSACTION)([\s,]+(WORK|TRANSACTION|DEFERRED|IMMEDIATE|EXCLUSIVE
+        |CONCURRENT|ISOLATION|LEVEL|SERIALIZABLE|REPEATABLE|READ|COMMITTED|UNCOMMITTED|ONLY|WRITE
+        |NOT|DEFERRABLE|WITH|CONSISTENT|SNAPSHOT)\b)*)
     | (?P<commit>COMMIT|END)(\s+(WORK|TRANSACTION))?
     | ROLLBACK(\s+(WORK|TRANSACTION))?\s+TO(\s+SAVEPOINT)?\s+(?P<back>\S+)
     | (?P<rollback>ROLLBACK|ABORT)(\s+(WORK|TRANSACTION))?
@@ -70,6 +72,9 @@ _CHANGING_PRAGMAS: Final = re.compile(r"\bPRAGMA\b[^=(]*=", re.IGNORECASE)
 _INTRODUCER: Final = re.compile(r"(?<![\w@$`.])_[a-z]\w*\s+(?=:b\d)", re.IGNORECASE)
 """What MySQL calls the character set before a text: `_binary %s`, as Django writes it."""
 _ANALYZES: Final = re.compile(r"\bANALY[SZ]E\b", re.IGNORECASE)
+_SETS_MORE: Final = re.compile(r"\bSET\s+(STATEMENT|PASSWORD|DEFAULT\s+ROLE)\b", re.IGNORECASE)
+_IN_QUOTES: Final = re.compile(r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`""", re.DOTALL)
+_COMMANDS_IN_COMMENTS: Final = re.compile(r"/\*M?!")
 
 # What to write instead, by the first word.
 INSTEAD: Final = {
@@ -122,6 +127,13 @@ class _Reader:
             # SQLAlchemy asks PostgreSQL so for signs of life.
             return Statement(kind=Kind.READ, text=self.text)
         first = self._first_word()
+        if self.dialect.name == "mysql" and _COMMANDS_IN_COMMENTS.search(
+            _IN_QUOTES.sub("", self.text)
+        ):
+            self.refuse("commands stand in a comment of it; write them plainly")
+        if first in _CONTROL_WORDS or first in _HARMLESS or first == "SET":
+            # These are not parsed, so nothing else may stand behind them.
+            self._is_alone()
         if first in _CONTROL_WORDS:
             return self._control()
         if first in INSTEAD:
@@ -144,8 +156,6 @@ class _Reader:
     def _first_word(self) -> str:
         start = _LEADING.match(self.text)
         at = start.end() if start else 0
-        if self.text.startswith("/*!", at):
-            self.refuse("its commands stand in a comment; write them plainly")
         word = _WORD.match(self.text, at)
         return word.group().upper() if word else ""
 
@@ -170,7 +180,15 @@ class _Reader:
                 return Statement(kind=kind, text=self.text, savepoint=_savepoint(name))
         raise AssertionError(f"a control statement of no kind: {text}")
 
+    def _is_alone(self) -> None:
+        if ";" in self.text.rstrip("; \t\r\n"):
+            self.refuse("there are several in one text; execute them one by one")
+
     def _setting(self) -> Statement:
+        if _SETS_MORE.search(self.text):
+            self.refuse(
+                "it does more than to set something; do that outside, or execute it plainly"
+            )
         if re.search(r"\bautocommit\b", self.text, re.IGNORECASE):
             self.refuse("a local transaction must end with the connection's commit()")
         return Statement(kind=Kind.SETTING, text=self.text)

@@ -72,6 +72,19 @@ class AwaitingConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gen
         self._self_work.forget()
         return await self.__wrapped__.__aexit__(*why)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "isolation_level":
+            # Without one, sqlite3 commits what is under way.
+            self._not_within(name)
+        super().__setattr__(name, value)
+
+    def _not_within(self, what: str) -> None:
+        if self._self_work.is_under_way:
+            raise AutocommitError(
+                f"{what} would end or change the local transaction behind the back of the global "
+                "one; commit or roll it back first"
+            )
+
 
 class AsyncmyConnection(AwaitingConnection):
     """A connection of asyncmy."""
@@ -104,13 +117,6 @@ class AsyncmyConnection(AwaitingConnection):
         """Choose another database."""
         self._not_within("select_db()")
         return await self.__wrapped__.select_db(name)
-
-    def _not_within(self, what: str) -> None:
-        if self._self_work.is_under_way:
-            raise AutocommitError(
-                f"{what} would end or change the local transaction behind the back of the global "
-                "one; commit or roll it back first"
-            )
 
     async def prepare(self, text: Any) -> Any:
         """Prepare a statement, outside of global transactions."""
@@ -190,6 +196,11 @@ class AwaitingCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic
         self._self_connection = connection
         self._self_rows: list[Any] | None = None
         self._self_count: int | None = None
+
+    @property
+    def connection(self) -> AwaitingConnection:
+        """The connection, as it takes part."""
+        return self._self_connection
 
     async def execute(self, text: Any, values: Any = None) -> Any:
         """Execute a statement."""

@@ -100,9 +100,11 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
 
     # Other ways in which a local transaction ends, or statements are sent
 
-    def transaction(self, *arguments: Any, **options: Any) -> Block:
+    def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Any:
         """Return a block that is a local transaction, or a savepoint within one, of psycopg."""
-        return Block(self, self.__wrapped__.transaction(*arguments, **options))
+        from tidelock.sql.drivers.psycopg_blocks import Block  # noqa: PLC0415 (needs psycopg)
+
+        return Block(self, savepoint_name, force_rollback)
 
     def begin(self) -> Any:
         """Begin a local transaction, of PyMySQL: what is under way would be committed by it."""
@@ -152,6 +154,10 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
             raise StatementRefusedError(
                 f"{name}() cannot take part in a global transaction of AT: use the XA mode", name
             )
+        if name in {"blobopen", "deserialize"} and is_seen(self._self_work):
+            raise StatementRefusedError(
+                f"{name}() cannot take part in a global transaction: use UPDATE", name
+            )
         return super().__getattr__(name)
 
     def _not_within(self, what: str) -> None:
@@ -160,43 +166,6 @@ class ProxiedConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
                 f"{what} would end or change the local transaction behind the back of the global "
                 "one; commit or roll it back first"
             )
-
-
-class Block:
-    """A local transaction of psycopg, or a savepoint within one."""
-
-    def __init__(self, connection: ProxiedConnection, block: Any) -> None:
-        self._connection = connection
-        self._block = block
-        self._savepoint = ""
-
-    def __enter__(self) -> Any:
-        session = self._connection._self_session
-        if session.in_transaction:
-            self._connection._self_blocks += 1
-            self._savepoint = f"tidelock_{self._connection._self_blocks}"
-            self._connection.cursor().execute(f'SAVEPOINT "{self._savepoint}"')
-        else:
-            drive(session.begin())
-        return self._block
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        connection, session = self._connection, self._connection._self_session
-        if self._savepoint:
-            if error is not None:
-                connection.cursor().execute(f'ROLLBACK TO SAVEPOINT "{self._savepoint}"')
-            connection.cursor().execute(f'RELEASE SAVEPOINT "{self._savepoint}"')
-        elif error is None:
-            drive(connection._self_work.commit(session.commit))
-        else:
-            drive(connection._self_work.rollback(session.rollback))
-        # psycopg's own way to leave a block without an error.
-        return type(error).__name__ == "Rollback" and type(error).__module__.startswith("psycopg")
 
 
 class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic at run time
