@@ -16,6 +16,7 @@ import tidelock.barrier
 import tidelock.client
 import tidelock.clocks
 import tidelock.messages
+import tidelock.saga
 import tidelock.services
 import tidelock.xa
 
@@ -81,6 +82,46 @@ async def messages(connection: sqlite3.Connection, message: tidelock.messages.Me
     assert_type(sent, str)
     assert_type(tidelock.messages.inbox_ddl("mysql"), str)
     assert_type(tidelock.messages.outbox_ddl("mysql"), list[str])
+
+
+SHOP = tidelock.saga.SagaService(tidelock.saga.SagaDataSource(lambda: None), key=b"secret")
+
+
+def put_back(context: tidelock.saga.StepContext, sku: str) -> None:
+    assert_type((context.xid, context.branch_id), tuple[str, str])
+
+
+@SHOP.step(compensate=put_back, refused_by=LookupError, timeout_ms=500)
+def take(context: tidelock.saga.StepContext, sku: str, count: int) -> dict[str, int]:
+    return {sku: count}
+
+
+@tidelock.saga.saga_step(compensate=lambda context, sku: None, name="book")
+def book(context: tidelock.ActionContext, sku: str) -> str:
+    return sku
+
+
+def sagas(context: tidelock.saga.StepContext) -> None:
+    assert_type(tidelock.saga.saga_result_ddl("mysql"), str)
+    assert_type(take(context, "tea", 1), dict[str, int])
+    (step,) = SHOP.steps("http://shop:9000", {"take": {"sku": "tea", "count": 1}})
+    definition = (
+        tidelock.saga.SagaDefinition("purchase")
+        .task("take", step, retry=[tidelock.saga.Repeat(max_attempts=2)])
+        .task("all", step, loop=tidelock.saga.Loop(collection="$.[skus]"), next=tidelock.saga.END)
+    )
+    assert_type(definition, tidelock.saga.SagaDefinition)
+    runner = tidelock.saga.SagaRunner()
+    assert_type(runner.register(definition).version, int)
+    run = assert_type(runner.start("purchase", {"sku": "tea"}), tidelock.saga.SagaRun)
+    try:
+        assert_type(run.wait(1_000).variables, dict[str, Any])
+        assert_type(book("tea"), str)
+    except tidelock.saga.SagaUnfinishedError:
+        pass
+    except tidelock.saga.StepReportLostError as error:
+        of_sagas: tidelock.saga.SagaError = error
+        assert_type(of_sagas.args, tuple[Any, ...])
 
 
 async def client() -> None:

@@ -13,6 +13,7 @@ import tidelock.barrier
 import tidelock.client
 import tidelock.clocks
 import tidelock.messages
+import tidelock.saga
 import tidelock.services
 import tidelock.testing
 import tidelock.xa
@@ -29,6 +30,7 @@ SAMPLES = {
         tidelock.client,
         tidelock.clocks,
         tidelock.messages,
+        tidelock.saga,
         tidelock.services,
         tidelock.xa,
     ],

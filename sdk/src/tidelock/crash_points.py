@@ -41,6 +41,9 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "barrier.after-rows": "It has them; whether the business is to be run is known.",
         "barrier.before-local-commit": "The business is done, and not committed.",
         "barrier.after-local-commit": "It is committed; nobody was told.",
+        # Steps of sagas behind it (tidelock.saga)
+        "saga.before-result-row": "The step is done or has refused; its answer is not kept.",
+        "saga.after-result-row": "Its answer is kept, in the same local transaction.",
         # Messages (tidelock.messages)
         "message.before-prepare": "A two-phase message is about to be prepared.",
         "message.after-prepare": "The cluster keeps it; the work is not begun.",

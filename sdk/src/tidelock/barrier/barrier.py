@@ -85,7 +85,7 @@ class BranchBarrier:
         async def work() -> None:
             business(connection)
 
-        return drive(self._run(session_of(connection), work))
+        return drive(self.run_on(session_of(connection), work))
 
     async def run_async(self, connection: C, business: AsyncBusiness[C]) -> Outcome:
         """The same for connections of asyncmy, asyncpg and aiosqlite.
@@ -96,7 +96,13 @@ class BranchBarrier:
         async def work() -> None:
             await business(connection)
 
-        return await self._run(session_of(connection), work)
+        return await self.run_on(session_of(connection), work)
+
+    async def run_on(self, session: Session, work: Callable[[], Awaitable[None]]) -> Outcome:
+        """The same on a session, whose driver `work` uses as it likes. Raises: as `run`."""
+        outcome = await self._begin(session, self.enter)
+        await _finish(session, work if outcome is Outcome.FIRST else None)
+        return outcome
 
     async def enter(self, session: Session) -> Outcome:
         """Pass the barrier in the local transaction that is under way on a session.
@@ -134,11 +140,6 @@ class BranchBarrier:
     async def query_prepared_async(self, connection: Any) -> Fate:
         """The same for asynchronous connections. Raises: as `query_prepared`."""
         return await self._query_prepared(session_of(connection))
-
-    async def _run(self, session: Session, work: Callable[[], Awaitable[None]]) -> Outcome:
-        outcome = await self._begin(session, self.enter)
-        await _finish(session, work if outcome is Outcome.FIRST else None)
-        return outcome
 
     async def _query_prepared(self, session: Session) -> Fate:
         async def ask(session: Session) -> str:

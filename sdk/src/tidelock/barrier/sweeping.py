@@ -7,6 +7,7 @@ ended.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -56,7 +57,7 @@ def sweep(
         BarrierError, NotConfiguredError; what the client and the driver raise.
     """
     application = configured() if application is None else application
-    sweeper = _Sweeper(session_of(connection), application.blocking, table, ended_since_ms)
+    sweeper = Sweeper(session_of(connection), application.blocking, table, ended_since_ms)
     return drive(sweeper.sweep())
 
 
@@ -69,18 +70,30 @@ async def sweep_async(
 ) -> Swept:
     """The same for connections of asyncmy, asyncpg and aiosqlite. Raises: as `sweep`."""
     application = configured() if application is None else application
-    sweeper = _Sweeper(session_of(connection), application.awaiting, table, ended_since_ms)
+    sweeper = Sweeper(session_of(connection), application.awaiting, table, ended_since_ms)
     return await sweeper.sweep()
 
 
-class _Sweeper:
-    def __init__(self, session: Session, calls: Calls, table: str, ended_since_ms: int) -> None:
+class Sweeper:
+    """Sweeps by a session."""
+
+    def __init__(
+        self,
+        session: Session,
+        calls: Calls,
+        table: str,
+        ended_since_ms: int,
+        also: Callable[[Session, Sequence[str]], Awaitable[object]] | None = None,
+    ) -> None:
+        """`also` is called with the transactions whose rows go, in the same local transaction."""
         self._session = session
         self._calls = calls
         self._table = table
         self._ended_since_ms = ended_since_ms
+        self._also = also
 
     async def sweep(self) -> Swept:
+        """Ask about every transaction of which there are rows. Raises: as `sweep`."""
         deleted, under_way, unknown, after = 0, 0, 0, ""
         while True:
             gids = await self._next(after)
@@ -125,6 +138,8 @@ class _Sweeper:
         await begun(self._session)
         try:
             deleted = await forget(self._session, gids, table=self._table)
+            if self._also is not None:
+                await self._also(self._session, gids)
             await self._session.commit()
         except BaseException:
             await self._session.rollback()

@@ -18,6 +18,11 @@ TABLES: Final = {
         "TCC and SAGA keep what became of each branch",
     ),
     "barrier": ("tidelock.barrier.tables", "barrier_ddl", "barriers keep which calls were done"),
+    "saga-result": (
+        "tidelock.saga.results",
+        "saga_result_ddl",
+        "services keep what steps of sagas have answered",
+    ),
     "outbox": ("tidelock.messages.outbox", "outbox_ddl", "messages wait until they are sent"),
     "inbox": ("tidelock.messages.inbox", "inbox_ddl", "receivers keep which messages they had"),
 }

@@ -72,6 +72,11 @@ class FencedDataSource:
             )
 
     @property
+    def blocking(self) -> bool:
+        """Whether the functions are `def`."""
+        return self._blocking is not False
+
+    @property
     def database(self) -> Database:
         """Connections of its own."""
         assert self._database is not None, "no action was made with it"

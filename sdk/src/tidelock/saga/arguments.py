@@ -83,6 +83,19 @@ class Arguments:
                 f"arguments of {self._name}: {error}"
             ) from None
 
+    def check_names(self, given: Mapping[str, object]) -> None:
+        """See that arguments by name are those of the step.
+
+        Raises:
+            ValueError: one is missing, or is none of its.
+        """
+        unknown = [name for name in given if name not in self._types]
+        if unknown:
+            raise ValueError(f"{self._name} has no argument {', '.join(unknown)}")
+        for each in self._parameters:
+            if each.name not in given and each.default is inspect.Parameter.empty:
+                raise ValueError(f"{self._name}: {each.name} is missing")
+
     def encoded(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name, as JSON has them.
 

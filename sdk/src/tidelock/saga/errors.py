@@ -4,7 +4,8 @@
 
     TidelockError
     └── SagaError
-        └── StepReportLostError    a step failed, and the coordinator could not be told
+        ├── StepReportLostError    a step failed, and the coordinator could not be told
+        └── SagaUnfinishedError    a saga that the cluster runs is still at work
 """
 
 from __future__ import annotations
@@ -21,3 +22,7 @@ class StepReportLostError(SagaError):
 
     What the step raised is its `__context__`.
     """
+
+
+class SagaUnfinishedError(SagaError):
+    """A saga that the cluster runs has not ended within the time for which it was waited."""

@@ -52,6 +52,11 @@ FENCE: Final = OwnTable("fence", "tidelock.fence_ddl", "TCC and SAGA keep what t
 BARRIER: Final = OwnTable(
     "barrier", "tidelock.barrier.tables.barrier_ddl", "barriers keep which calls were done"
 )
+SAGA_RESULT: Final = OwnTable(
+    "saga-result",
+    "tidelock.saga.results.saga_result_ddl",
+    "services keep what steps of sagas have answered",
+)
 OUTBOX: Final = OwnTable(
     "outbox", "tidelock.messages.outbox.outbox_ddl", "messages wait until they are sent"
 )
