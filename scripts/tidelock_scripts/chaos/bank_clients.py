@@ -12,12 +12,12 @@ from scripts.tidelock_scripts.chaos.bank import ACCOUNTS, Bank
 from scripts.tidelock_scripts.chaos.checkers import Violation
 from scripts.tidelock_scripts.chaos.nemesis import Scene
 from scripts.tidelock_scripts.chaos.participant import ParticipantServer
-from scripts.tidelock_scripts.chaos.round_clients import Round, RoundClients, Told
-from scripts.tidelock_scripts.chaos.transaction_clients import (
+from scripts.tidelock_scripts.chaos.participating_clients import (
     ENDED,
     TRANSACTIONS_PATH,
     statuses_of,
 )
+from scripts.tidelock_scripts.chaos.round_clients import Round, RoundClients, Told
 from scripts.tidelock_scripts.chaos.watch_checks import Message
 
 _TIMEOUT_MS = 3_000

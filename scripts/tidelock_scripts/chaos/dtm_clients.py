@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
@@ -18,28 +18,17 @@ import msgspec
 
 from scripts.tidelock_scripts.chaos.branch_effects import DONE, BranchEffects
 from scripts.tidelock_scripts.chaos.checkers import Violation
-from scripts.tidelock_scripts.chaos.nemesis import Scene
-from scripts.tidelock_scripts.chaos.participant import ParticipantServer
-from scripts.tidelock_scripts.chaos.round_clients import (
-    ATTEMPT_TIMEOUT_S,
-    Round,
-    RoundClients,
-)
-from scripts.tidelock_scripts.chaos.transaction_clients import ENDED, statuses_of
-from scripts.tidelock_scripts.chaos.watch_checks import Message
+from scripts.tidelock_scripts.chaos.participating_clients import ParticipatingClients
+from scripts.tidelock_scripts.chaos.round_clients import ATTEMPT_TIMEOUT_S, Round
 
 LOCAL: Final = "local"
 """The name of what the sender of a message does by itself."""
 
-_END_WITHIN_S: Final = 30.0
-"""After the later of the faults' end and a transaction's own timeout."""
 _TIMEOUT_S: Final = 6
 _DEADLINE_S: Final = 8.0
-_TROUBLE: Final = 0.15
 _VANISHES: Final = 0.1
 _AGAIN: Final = 0.2
 """How often a submission that was accepted is sent once more, to another node."""
-_POLL_S: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -53,32 +42,23 @@ class Wanted:
     """`submit` or `abort`, once a node has said that it is."""
 
 
-class DtmClients(RoundClients):
+class DtmClients(ParticipatingClients):
     """Whatever was accepted ends the same for all of its branches."""
 
     what = "dtm"
-    pause_s = 0.02
+    trouble = 0.15
+    timeout_s = _TIMEOUT_S
 
     def __init__(self, of_round: Round, clients_a_node: int) -> None:
         super().__init__(of_round, clients_a_node)
-        self._effects = BranchEffects()
         self._wanted: dict[str, Wanted] = {}
-        self._ended: dict[str, str] = {}
-        self._server = ParticipantServer(self._answer)
-        self._chance = random.Random(f"{of_round.seed} dtm {of_round.name}")  # noqa: S311
-        self._trouble = _TROUBLE
         self._session: aiohttp.ClientSession | None = None
 
     async def run(self) -> None:
-        await self._server.start()
         timeout = aiohttp.ClientTimeout(total=ATTEMPT_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as self._session:
             await super().run()
-
-    def finish(self) -> None:
-        self._trouble = 0.0
-        super().finish()
 
     async def operate(self, unique: str, via: str, chance: random.Random) -> None:
         gid = unique[-64:]
@@ -193,69 +173,19 @@ class DtmClients(RoundClients):
         except (aiohttp.ClientError, OSError):
             return 0, b""
 
-    def _url(self, name: str, action: str) -> str:
-        return self._server.url(f"{name.replace('<', '-after-')}/{action}")
-
-    def _answer(self, path: str, gid: str, _branch_id: int) -> int | None:
-        """What the participants do: what they are asked, more or less."""
-        name, _, action = path.replace("-after-", "<").rpartition("/")
-        drawn = self._chance.random()
-        if drawn < 0.3 * self._trouble:
-            return None
-        if drawn < 0.5 * self._trouble:
-            return 503
-        if drawn < 0.6 * self._trouble:
-            return 425
-        status = self._effects.call(gid, name, action)
-        return None if drawn < 0.9 * self._trouble else status
-
     # --- after the round
 
-    async def check(self, scene: Scene, log: Sequence[Message]) -> list[Violation]:
-        try:
-            found = await self._await_ends()
-        finally:
-            await self._server.stop()
-        found += [
-            Violation("participants are asked what makes sense", w) for w in self._effects.broken
-        ]
-        for node_id in self.round.nodes:
-            found += await self._compare(node_id)
-        return found
+    def begun(self) -> Collection[str]:
+        return self._wanted
 
-    async def _await_ends(self) -> list[Violation]:
-        ends_at = time.monotonic() + _TIMEOUT_S + _END_WITHIN_S
-        left = list(self._wanted)
-        while left:
-            found = await statuses_of(self, self.round.nodes[0], left)
-            self._ended |= {gid: at for gid, at in found.items() if at in ("", *ENDED)}
-            left = [gid for gid in left if gid not in self._ended]
-            if left and time.monotonic() > ends_at:
-                rule = f"every transaction ends within {_END_WITHIN_S:.0f} s"
-                return [Violation(rule, f"{gid} is {found[gid]}") for gid in left]
-            await asyncio.sleep(_POLL_S)
-        return []
-
-    async def _compare(self, node_id: str) -> list[Violation]:
-        """Hold what was done against what one node says."""
-        found: list[Violation] = []
-        for gid, status in (await statuses_of(self, node_id, list(self._ended))).items():
-            wanted = self._wanted[gid]
-            if status != self._ended[gid]:
-                found.append(Violation("all nodes say the same", f"{gid}: {node_id} says {status}"))
-                continue
-            self.counters[status.lower() or "never begun"] += node_id == self.round.nodes[0]
-            found += judge(gid, wanted, status, self._effects)
-        return found
+    def judge(self, xid: str, status: str) -> list[Violation]:
+        return judge(xid, self._wanted[xid], status, self._effects)
 
     def history(self) -> object:
         return {
             "wanted": {gid: asdict(wanted) for gid, wanted in self._wanted.items()},
             "ended": self._ended,
-            "effects": {
-                gid: {name: asdict(effect) for name, effect in of.items()}
-                for gid, of in self._effects.of.items()
-            },
+            "effects": self.effects(),
         }
 
 
