@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from scripts.tidelock_scripts.chaos.checkers import Violation as Finding
+from tests.simulation.calls import Callers
+from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.world import Violation
 
 
@@ -30,6 +33,36 @@ class Clients(Protocol):
 
     def seen(self) -> Iterable[object]:
         """Return what a replay must show again."""
+
+
+class SteadyClients(abc.ABC):
+    """Clients that begin something new every now and then, until they are stopped."""
+
+    rate_per_s: ClassVar[float]
+    """How often, in the mean."""
+
+    def __init__(self, cluster: SimulatedCluster, callers: Callers) -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._callers = callers
+        self._running = False
+        self.counters: Counter[str] = Counter()
+
+    def start(self) -> None:
+        self._running = True
+        self._next()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def _next(self) -> None:
+        if self._running:
+            self._begin()
+            self._world.at(self._world.rng.expovariate(self.rate_per_s), self._next)
+
+    @abc.abstractmethod
+    def _begin(self) -> None:
+        """Begin the next thing."""
 
 
 def require_none(findings: list[Finding]) -> None:

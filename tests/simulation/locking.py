@@ -6,7 +6,6 @@ Each acquire has an owner of its own. Leases are short, so that some end before 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ from statemachine.lock_rows import EXCLUSIVE, SHARED, is_current, list_locks
 from statemachine.outcomes import Applied, LockGranted, Position, Rejected, RejectionCode
 from statemachine.timers import is_armed
 from tests.simulation.calls import TIMEOUT_S, Call, Callers, nanoseconds
-from tests.simulation.clients import require_none
+from tests.simulation.clients import SteadyClients, require_none
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.recorder import Recorder
 from tests.simulation.storage import SimulatedStorage
@@ -37,7 +36,6 @@ from tests.simulation.world import Violation
 from tests.statemachine.lock_invariants import assert_locks_intact
 
 LOCKS = 3
-RATE_PER_S = 5.0
 
 CLOCK_ERROR = 0.03
 """Clocks of simulated nodes drift by 2%."""
@@ -59,35 +57,21 @@ class _Hold:
     token: int
 
 
-class LockClients:
+class LockClients(SteadyClients):
     """`tests.simulation.clients.Clients` of locks."""
 
+    rate_per_s = 5.0
+
     def __init__(self, cluster: SimulatedCluster, callers: Callers, recorder: Recorder) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._callers = callers
+        super().__init__(cluster, callers)
         self._recorder = recorder
         self._numbers = itertools.count()
-        self._running = False
         self._calls: list[Call] = []
-        self.counters: Counter[str] = Counter()
         self.history = LockHistory()
-
-    def start(self) -> None:
-        self._running = True
-        self._next()
-
-    def stop(self) -> None:
-        self._running = False
-
-    def _next(self) -> None:
-        if self._running:
-            self._acquire_new()
-            self._world.at(self._world.rng.expovariate(RATE_PER_S), self._next)
 
     # --- calls
 
-    def _acquire_new(self) -> None:
+    def _begin(self) -> None:
         rng = self._world.rng
         hold = _Hold(
             lock=f"lock-{rng.randrange(LOCKS)}",

@@ -6,7 +6,6 @@ Every write is tried until it is known, so that the writes of each state can be 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable
 
 from scripts.tidelock_scripts.chaos.object_checks import (
@@ -20,47 +19,34 @@ from statemachine.commands import WriteObject
 from statemachine.objects import StoredObject, get_object
 from statemachine.outcomes import ObjectWritten
 from tests.simulation.calls import TIMEOUT_S, Call, Callers, nanoseconds
-from tests.simulation.clients import require_none
+from tests.simulation.clients import SteadyClients, require_none
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.world import Violation
 
 WRITERS = ("a", "b", "c", "d")
 KEYS = ("cart", "profile")
-RATE_PER_S = 5.0
 
 
-class ObjectClients:
+class ObjectClients(SteadyClients):
     """`tests.simulation.clients.Clients` of versioned objects."""
 
+    rate_per_s = 5.0
+
     def __init__(self, cluster: SimulatedCluster, callers: Callers) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._callers = callers
-        self._running = False
+        super().__init__(cluster, callers)
         self._numbers = itertools.count()
         self._known: dict[tuple[str, str], Context] = {}
         """What each writer has read of each object."""
         self._writes: list[Call] = []
         self._answers: list[ObjectCall] = []
-        self.counters: Counter[str] = Counter()
 
-    def start(self) -> None:
-        self._running = True
-        self._next()
-
-    def stop(self) -> None:
-        self._running = False
-
-    def _next(self) -> None:
-        if not self._running:
-            return
+    def _begin(self) -> None:
         rng = self._world.rng
         writer, key = rng.choice(WRITERS), rng.choice(KEYS)
         if rng.random() < 0.5:
             self._write(writer, key)
         else:
             self._read(writer, key)
-        self._world.at(rng.expovariate(RATE_PER_S), self._next)
 
     def _write(self, writer: str, key: str) -> None:
         value = b'"%d"' % next(self._numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,11 +10,10 @@ from statemachine.commands import AdvanceSequence
 from statemachine.outcomes import Rejected, SequenceAdvanced
 from statemachine.sequences import last_number
 from tests.simulation.calls import Call, Callers, nanoseconds
-from tests.simulation.clients import require_none
+from tests.simulation.clients import SteadyClients, require_none
 from tests.simulation.cluster import SimulatedCluster
 
 SEQUENCES = ("orders", "invoices")
-RATE_PER_S = 8.0
 _COUNTS = (1, 1, 1, 2, 10, 1_000)
 
 
@@ -26,34 +24,22 @@ class _Taking:
     call: Call
 
 
-class SequenceClients:
+class SequenceClients(SteadyClients):
     """`tests.simulation.clients.Clients` of sequences."""
 
+    rate_per_s = 8.0
+
     def __init__(self, cluster: SimulatedCluster, callers: Callers) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._callers = callers
-        self._running = False
+        super().__init__(cluster, callers)
         self._takings: list[_Taking] = []
-        self.counters: Counter[str] = Counter()
 
-    def start(self) -> None:
-        self._running = True
-        self._next()
-
-    def stop(self) -> None:
-        self._running = False
-
-    def _next(self) -> None:
-        if not self._running:
-            return
+    def _begin(self) -> None:
         rng = self._world.rng
         sequence, count = rng.choice(SEQUENCES), rng.choice(_COUNTS)
         call = self._callers.call(
             AdvanceSequence(name=sequence, count=count), self._ended, keyed=rng.random() < 0.7
         )
         self._takings.append(_Taking(sequence, count, call))
-        self._world.at(rng.expovariate(RATE_PER_S), self._next)
 
     def _ended(self, call: Call) -> None:
         self.counters["sequences_taken" if call.result else "sequences_not_told"] += 1

@@ -5,7 +5,6 @@ What a message carries is what the cluster answered to its sender. Some messages
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -29,13 +28,12 @@ from statemachine.outcomes import Rejected, VectorAdvanced, VersionAdvanced
 from statemachine.store import Reader
 from statemachine.stored_events import VectorReceived, VersionMerged
 from tests.simulation.calls import TIMEOUT_S, Call, Callers, nanoseconds
-from tests.simulation.clients import require_none
+from tests.simulation.clients import SteadyClients, require_none
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.world import Violation
 
 PARTICIPANTS = ("a", "b", "c", "d")
 KEYS = ("cart", "profile")
-RATE_PER_S = 8.0
 _LIMIT = 1_000
 
 
@@ -71,32 +69,21 @@ class _Calling:
         )
 
 
-class VectorClients:
+class VectorClients(SteadyClients):
     """`tests.simulation.clients.Clients` of vectors."""
 
+    rate_per_s = 8.0
+
     def __init__(self, cluster: SimulatedCluster, callers: Callers) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._callers = callers
-        self._running = False
+        super().__init__(cluster, callers)
         self._messages: list[_Message] = []
         self._receipts: dict[tuple[str, str], Vector] = {}
         self._clocks: list[_Calling] = []
         self._versions: list[_Calling] = []
         self._clock_reads: list[VectorCall] = []
         self._version_reads: list[VectorCall] = []
-        self.counters: Counter[str] = Counter()
 
-    def start(self) -> None:
-        self._running = True
-        self._next()
-
-    def stop(self) -> None:
-        self._running = False
-
-    def _next(self) -> None:
-        if not self._running:
-            return
+    def _begin(self) -> None:
         rng = self._world.rng
         kind = rng.random()
         name, key = rng.choice(PARTICIPANTS), rng.choice(KEYS)
@@ -112,7 +99,6 @@ class VectorClients:
             self._merge(key, name)
         else:
             self._read(name, key)
-        self._world.at(rng.expovariate(RATE_PER_S), self._next)
 
     # --- clocks
 
