@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
 from tidelock.application import Application, configured
 from tidelock.client.answers import BranchMode
@@ -142,40 +142,33 @@ def transaction(
     )
 
 
+class TransactionOptions(TypedDict, total=False):
+    """What `transaction` takes, for functions that hand it on."""
+
+    name: str
+    timeout_ms: int
+    propagation: Propagation | str
+    rollback_for: ExceptionType | Iterable[ExceptionType]
+    no_rollback_for: ExceptionType | Iterable[ExceptionType]
+    hooks: Sequence[TransactionHooks]
+    mode: BranchMode | None
+    end_wait_ms: int
+    clock_participant: str | None
+    application: Application | None
+
+
 @overload
 def global_transaction(function: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 @overload
 def global_transaction(
-    *,
-    name: str = "",
-    timeout_ms: int = DEFAULT_TIMEOUT_MS,
-    propagation: Propagation | str = Propagation.REQUIRED,
-    rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    no_rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    hooks: Sequence[TransactionHooks] = (),
-    mode: BranchMode | None = None,
-    end_wait_ms: int = DEFAULT_END_WAIT_MS,
-    clock_participant: str | None = None,
-    application: Application | None = None,
+    **options: Unpack[TransactionOptions],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def global_transaction(
-    function: Callable[P, R] | None = None,
-    /,
-    *,
-    name: str = "",
-    timeout_ms: int = DEFAULT_TIMEOUT_MS,
-    propagation: Propagation | str = Propagation.REQUIRED,
-    rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    no_rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    hooks: Sequence[TransactionHooks] = (),
-    mode: BranchMode | None = None,
-    end_wait_ms: int = DEFAULT_END_WAIT_MS,
-    clock_participant: str | None = None,
-    application: Application | None = None,
+    function: Callable[P, R] | None = None, /, **options: Unpack[TransactionOptions]
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Make each call of a function a block of `transaction`, which takes the same options.
 
@@ -196,18 +189,9 @@ def global_transaction(
         refuse_generators(function, "global_transaction")
 
         def block() -> TransactionBlock:
-            return transaction(
-                name or _name_of(function),
-                timeout_ms=timeout_ms,
-                propagation=propagation,
-                rollback_for=rollback_for,
-                no_rollback_for=no_rollback_for,
-                hooks=hooks,
-                mode=mode,
-                end_wait_ms=end_wait_ms,
-                clock_participant=clock_participant,
-                application=application,
-            )
+            named: TransactionOptions = {**options}
+            named["name"] = options.get("name") or _name_of(function)
+            return transaction(**named)
 
         block()  # refuses bad options where they are written
         return in_blocks(function, block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from tidelock.sql.dialects import Dialect
 from tidelock.sql.placeholders import Style, rendered
@@ -13,9 +13,8 @@ from tidelock.sql.session import Result
 class BlockingSession:
     """A connection of PEP 249, of a driver that a subclass knows."""
 
-    dialect: ClassVar[Dialect]
-    style: ClassVar[Style]
-    counts_found_rows: bool = True
+    dialect: Dialect
+    style: Style
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -24,6 +23,11 @@ class BlockingSession:
     def connection(self) -> Any:
         """The driver's own connection."""
         return self._connection
+
+    @property
+    def counts_found_rows(self) -> bool:
+        """As databases do, except for MySQL."""
+        return True
 
     def _cursor(self) -> Any:
         return self._connection.cursor()
@@ -40,7 +44,7 @@ class BlockingSession:
             described = cursor.description
             return Result(
                 columns=tuple(column[0] for column in described) if described else (),
-                rows=list(cursor.fetchall()) if described else [],
+                rows=[tuple(row) for row in cursor.fetchall()] if described else [],
                 row_count=cursor.rowcount,
                 generated_key=getattr(cursor, "lastrowid", None),
             )

@@ -34,7 +34,7 @@ class PyMySQLSession(BlockingSession):
         return bool(self._connection.get_autocommit()) and not self.in_transaction
 
     @property
-    def counts_found_rows(self) -> bool:  # type: ignore[override]  # it depends on the connection
+    def counts_found_rows(self) -> bool:
         """As it was agreed when the connection was made."""
         return bool(self._connection.client_flag & CLIENT.FOUND_ROWS)
 

@@ -9,7 +9,7 @@ coordinator is asked in the same way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
 from tidelock.application import Application
@@ -18,11 +18,12 @@ from tidelock.client import BlockingClient
 from tidelock.driving import drive
 from tidelock.sql.dialects import MYSQL, POSTGRESQL, SQLITE, Dialect
 from tidelock.sql.drivers import session_of
+from tidelock.sql.drivers.blocking import BlockingSession
 from tidelock.sql.drivers.proxies import ProxiedConnection
 from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.sql.interception import LocalWork
-from tidelock.sql.placeholders import Style, rendered
-from tidelock.sql.session import Result, Session
+from tidelock.sql.placeholders import Style
+from tidelock.sql.session import Session
 
 try:
     from sqlalchemy import Engine
@@ -116,11 +117,11 @@ _DIALECTS: dict[str, tuple[Dialect, Style]] = {
 }
 
 
-class AdaptedSession:
+class AdaptedSession(BlockingSession):
     """A connection of an async engine, as it looks from within its greenlet: blocking."""
 
     def __init__(self, connection: Any) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._driver = connection.driver_connection
         module = type(self._driver).__module__.partition(".")[0]
         known = _DIALECTS.get(module)
@@ -130,11 +131,6 @@ class AdaptedSession:
             )
         self.dialect, self.style = known
         self._inner = session_of(self._driver)
-
-    @property
-    def connection(self) -> Any:
-        """SQLAlchemy's connection."""
-        return self._connection
 
     @property
     def in_transaction(self) -> bool:
@@ -153,45 +149,14 @@ class AdaptedSession:
         """As the driver does."""
         return self._inner.counts_found_rows
 
-    async def execute(self, text: str, values: Sequence[Any] = ()) -> Result:
-        """Execute a canonical statement."""
-        cursor = self._connection.cursor()
-        try:
-            wanted = rendered(text, self.style, has_values=bool(values))
-            if values:
-                cursor.execute(wanted, tuple(values))
-            else:
-                cursor.execute(wanted)
-            described = cursor.description
-            return Result(
-                columns=tuple(column[0] for column in described) if described else (),
-                rows=[tuple(row) for row in cursor.fetchall()] if described else [],
-                row_count=cursor.rowcount,
-                generated_key=getattr(cursor, "lastrowid", None),
-            )
-        finally:
-            cursor.close()
-
     async def describe(self, text: str) -> tuple[str, ...]:
         """Return the names of the columns that a query returns."""
         if self.dialect.name == "postgresql":
             prepared = await_only(self._driver.prepare(text))
             return tuple(attribute.name for attribute in prepared.get_attributes())
-        return (await self.execute(text)).columns
+        return await super().describe(text)
 
     async def begin(self) -> None:
         """Begin a local transaction; on SQLite one that keeps other writers out."""
         if self.dialect.name == "sqlite":
             await_only(self._inner.begin())
-
-    async def commit(self) -> None:
-        """Commit."""
-        self._connection.commit()
-
-    async def rollback(self) -> None:
-        """Roll back."""
-        self._connection.rollback()
-
-    async def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
