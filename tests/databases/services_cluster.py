@@ -31,8 +31,15 @@ class Answered:
 class ServicesCluster:
     """The nodes, and requests to them."""
 
-    def __init__(self, nodes: LocalCluster, primary: Database, secondary: Database) -> None:
+    def __init__(
+        self,
+        nodes: LocalCluster,
+        primary: Database,
+        secondary: Database,
+        environment: dict[str, dict[str, str]],
+    ) -> None:
         self.nodes = nodes
+        self._environment = environment
         self.primary = primary
         self.secondary = secondary
 
@@ -70,6 +77,23 @@ class ServicesCluster:
             assert time.monotonic() < ends_at, f"{what} did not come"
             time.sleep(0.05)
         return found
+
+    def restart(self, node_id: str, **more: str) -> None:
+        """Start a node anew, with further environment variables; the last ones are forgotten."""
+        self.restart_unready(node_id, **more)
+        self.wait_until_ready(node_id)
+
+    def restart_unready(self, node_id: str, **more: str) -> None:
+        """The same, of a node whose worker is not expected to find its databases."""
+        self.nodes.kill(node_id)
+        self._environment[node_id] = {**self._environment[""], **more}
+        self.nodes.start(node_id)
+        asyncio.run(self.nodes.wait_until_ready())
+
+    def refused(self, words: str) -> Answered | None:
+        """Return the refusal of an execution when it has these words."""
+        found = self.execute("COMPLEX_ORDER", EMPTY_ORDER)
+        return found if words in found.body.get("detail", "") else None
 
     def wait_until_ready(self, *node_ids: str) -> None:
         """Wait until the workers of nodes have their databases: an unknown row is not found."""
@@ -138,25 +162,19 @@ def services_cluster(
     secondary: Database,
     *,
     nodes: int = 3,
-    of: Mapping[str, Mapping[str, str]] | None = None,
     **more: str,
 ) -> Iterator[ServicesCluster]:
-    """Give a cluster. `of` has further environment variables of single nodes."""
+    """Give a cluster whose workers are ready."""
     common = environment_of(primary, secondary, **more)
+    environment = {"": common, **{f"n{number}": common for number in range(1, nodes + 1)}}
     cluster = LocalCluster(
-        folder / "data",
-        nodes=nodes,
-        base_port=free_base_port(nodes),
-        environment={
-            f"n{number}": {**common, **(of or {}).get(f"n{number}", {})}
-            for number in range(1, nodes + 1)
-        },
+        folder / "data", nodes=nodes, base_port=free_base_port(nodes), environment=environment
     )
     try:
         for node_id in cluster.places:
             cluster.start(node_id)
         asyncio.run(cluster.wait_until_ready())
-        made = ServicesCluster(cluster, primary, secondary)
+        made = ServicesCluster(cluster, primary, secondary, environment)
         made.wait_until_ready(*cluster.places)
         yield made
     finally:
