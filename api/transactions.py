@@ -36,9 +36,11 @@ from api.transaction_views import (
 )
 from api.xids import EXAMPLE, TRANSACTION, Xid, XidPrefixes, new_xid, path_xid
 from statemachine.commands import BeginGlobal, CancelWait, DecideGlobal, OperateGlobal
+from statemachine.keys import GREATEST_NUMBER
 from statemachine.outcomes import GlobalAnswered, RequestOutcome
 from statemachine.transactions.incidents import list_incidents
 from statemachine.transactions.listing import Wanted, list_globals
+from statemachine.transactions.participation import GREATEST_BRANCHES
 from statemachine.transactions.rows import get_global
 from statemachine.transactions.statuses import GlobalStatus
 from statemachine.transactions.summaries import get_summary
@@ -90,6 +92,14 @@ class DecisionBody(Body, frozen=True, kw_only=True):
 
     wait_ms: EndWaitMs | None = None
     reason: Reason = ""
+    branches_done: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=1, le=GREATEST_NUMBER)]],
+        msgspec.Meta(max_length=GREATEST_BRANCHES),
+    ] = msgspec.field(default_factory=list)
+    """Branches whose phase one is done, as `PHASE_ONE_DONE` would report each by itself. What a
+    branch has reported before stands. When the transaction was rolled back before without one of
+    these reports, it is refused with `TRANSACTION_NOT_ACTIVE`, as a late report is.
+    """
 
 
 class Action(enum.StrEnum):
@@ -177,6 +187,7 @@ class Transactions:
             reason=checked_reason(asked.reason),
             wait_ms=wait_ms,
             reports_expected=True,
+            branches_done=tuple(asked.branches_done),
         )
         # A decision stands though its client has gone: only the wait is over then.
         outcome = await service.propose_waiting(
@@ -362,6 +373,8 @@ def _decide_and_operate(transactions: Transactions) -> list[Endpoint]:
         *WRITE_ERRORS,
         "TRANSACTION_NOT_FOUND",
         "TRANSACTION_DECIDED",
+        "BRANCH_NOT_FOUND",
+        "TRANSACTION_NOT_ACTIVE",
     )
     return [
         Endpoint(

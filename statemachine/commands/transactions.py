@@ -73,6 +73,8 @@ class DecideGlobal(Command, frozen=True, tag=63):
     """A branch that has not reported yet keeps it from committing."""
     program: str = ""
     """Only a transaction of this program is meant; empty: any."""
+    branches_done: tuple[int, ...] = ()
+    """Branches whose phase one is done: reported together with the decision."""
 
 
 class RunGlobal(Command, frozen=True, tag=64):

@@ -25,7 +25,14 @@ from statemachine.transactions.committing import (
     branch_unfinished,
     commit,
 )
-from statemachine.transactions.desk import Desk, answer_of, decided_otherwise, standing_of
+from statemachine.transactions.desk import (
+    Desk,
+    answer_of,
+    decided_otherwise,
+    not_active,
+    standing_of,
+)
+from statemachine.transactions.locking import branch_not_found
 from statemachine.transactions.participation import not_found
 from statemachine.transactions.planning import Program
 from statemachine.transactions.recovery import erase_recoveries
@@ -37,11 +44,12 @@ from statemachine.transactions.statuses import (
     DRIVEN,
     ENDED,
     FAILED,
+    BranchStatus,
     GlobalStatus,
 )
 from statemachine.transactions.summaries import Summary, erase_summary, get_summary, put_summary
 from statemachine.transactions.transaction import Transaction
-from statemachine.transactions.transitions import GlobalInput, after
+from statemachine.transactions.transitions import BranchInput, GlobalInput, after
 
 _OPERATIONS: Final = {
     "FORCE_COMMIT": GlobalInput.FORCE_COMMIT,
@@ -71,6 +79,9 @@ def decide(desk: Desk, command: DecideGlobal, place: int) -> Outcome:
     if command.program not in ("", row.program):
         return _of_another_kind(row.program)
     if row.status is GlobalStatus.BEGIN:
+        unknown = _note_done(transaction, command.branches_done, place)
+        if unknown is not None:
+            return unknown
         answered = (
             commit(desk, transaction, command, place)
             if command.commit
@@ -80,7 +91,37 @@ def decide(desk: Desk, command: DecideGlobal, place: int) -> Outcome:
             return answered
     elif not _agrees(row.status, to_commit=command.commit):
         return decided_otherwise(standing_of(row))
+    elif row.status not in COMMIT_FAMILY and _tells_more(transaction, command.branches_done):
+        return not_active(row)
     return await_end(desk, transaction, command.wait_ms, place)
+
+
+def _note_done(
+    transaction: Transaction, branch_ids: tuple[int, ...], place: int
+) -> Rejected | None:
+    """Take note of reports that come with the decision. What was reported before stands."""
+    if transaction.row.program != Program.CLIENT:
+        return None
+    branches = []
+    for branch_id in branch_ids:
+        branch = transaction.branch(branch_id)
+        if branch is None:
+            return branch_not_found(transaction.row.xid, branch_id)
+        branches.append(branch)
+    for branch in branches:
+        if branch.status is BranchStatus.REGISTERED:
+            transaction.advance_branch(branch, BranchInput.DONE, place, did_phase_one=True)
+    return None
+
+
+def _tells_more(transaction: Transaction, branch_ids: tuple[int, ...]) -> bool:
+    """Whether a branch is said to be done of which it was not known when this was decided: it was
+    perhaps done after all that undoes it.
+    """
+    if transaction.row.program != Program.CLIENT:
+        return False
+    branches = [transaction.branch(branch_id) for branch_id in branch_ids]
+    return any(branch is None or not branch.did_phase_one for branch in branches)
 
 
 def _of_another_kind(program: str) -> Rejected:
@@ -106,6 +147,9 @@ def _decided_long_ago(desk: Desk, command: DecideGlobal) -> Outcome:
         return _of_another_kind(summary.program)
     if not _agrees(summary.status, to_commit=command.commit):
         return decided_otherwise(summary.standing(command.xid))
+    if command.branches_done and summary.status not in COMMIT_FAMILY:
+        # Which branches were known to be done is not known any more.
+        return not_found(desk, command.xid)
     return Applied(GlobalAnswered(xid=command.xid, status=summary.status, reason=summary.reason))
 
 

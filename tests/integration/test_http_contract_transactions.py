@@ -194,6 +194,17 @@ async def test_a_commit_waits_for_the_last_report(app: Application) -> None:
     assert status(await committing) == "COMMITTED"
 
 
+async def test_reports_may_come_with_the_decision(app: Application) -> None:
+    xid = await app.begin()
+    branches = [await app.branch(xid, done=False) for _ in range(2)]
+    path = f"{TRANSACTIONS}/{xid}/commit"
+    unknown = await app.api.post(path, {"branchesDone": [*branches, 9_999]})
+    assert unknown.refused == (404, "BRANCH_NOT_FOUND", [])
+    assert status(await app.api.post(path, {"branchesDone": branches})) == "COMMITTED"
+    malformed = await app.api.post(path, {"branchesDone": ["1"]})
+    assert malformed.status == 422
+
+
 @pytest.mark.parametrize("wait_ms", [0, 20])
 async def test_a_branch_that_does_not_report_keeps_it_from_committing(
     app: Application, wait_ms: int

@@ -100,8 +100,12 @@ WAYS: Final[dict[str, Callable[[Client], Reached]]] = {
         consistency="local", page_size=7
     ),
     "getTransaction": lambda c: c.transactions.get("x", consistency="local"),
-    "commitTransaction": lambda c: c.transactions.commit("x", wait_ms=9, reason="r"),
-    "rollBackTransaction": lambda c: c.transactions.rollback("x", wait_ms=9, reason="r"),
+    "commitTransaction": lambda c: c.transactions.commit(
+        "x", wait_ms=9, reason="r", branches_done=[1]
+    ),
+    "rollBackTransaction": lambda c: c.transactions.rollback(
+        "x", wait_ms=9, reason="r", branches_done=[1]
+    ),
     "operateTransaction": lambda c: c.transactions.operate("x", "FORGET", "r"),
     "registerBranch": lambda c: c.branches.register(
         "x",

@@ -153,6 +153,62 @@ def test_a_commit_after_the_timeout_rolls_back_though_the_timer_was_late() -> No
     assert status(log.commit()) == "TIMEOUT_ROLLED_BACK"
 
 
+def test_reports_may_come_with_the_commit() -> None:
+    log = Transactions()
+    log.begin()
+    first, second = log.branch(mode="XA", done=False), log.branch(mode="XA", done=False)
+    assert code(log.commit(done=(first,))) is RejectionCode.BRANCH_UNFINISHED
+    assert status(log.commit(done=(first, second))) == "COMMITTING"
+    assert [log.branches()[each - 1].did_phase_one for each in (first, second)] == [True, True]
+    assert status(log.commit(done=(first, second))) == "COMMITTING", "asked again, the same"
+
+
+def test_reports_that_come_with_a_rollback_say_that_there_is_something_to_undo() -> None:
+    log = Transactions()
+    log.begin()
+    done, unknown = log.branch(done=False), log.branch(done=False)
+    log.roll_back(done=(done,))
+    assert [log.branches()[each - 1].did_phase_one for each in (done, unknown)] == [True, False]
+
+
+def test_a_report_that_comes_with_the_decision_changes_no_earlier_one() -> None:
+    log = Transactions()
+    log.begin()
+    failed = log.branch(done=False)
+    log.report(failed, "PHASE_ONE_FAILED")
+    assert code(log.commit(done=(failed,))) is RejectionCode.BRANCH_FAILED
+    assert log.row().status == "ROLLING_BACK"
+
+
+def test_a_report_that_comes_with_a_late_decision_is_refused_as_late_reports_are() -> None:
+    log = Transactions()
+    log.begin()
+    known, late = log.branch(done=False), log.branch(done=False)
+    log.roll_back(done=(known,))
+    assert status(log.roll_back(done=(known,))) == "ROLLING_BACK", "asked again, the same"
+    assert code(log.roll_back(done=(known, late))) is RejectionCode.TRANSACTION_NOT_ACTIVE
+    assert code(log.commit(done=(late,))) is RejectionCode.TRANSACTION_DECIDED
+
+
+def test_a_late_report_is_refused_though_a_timeout_answers_every_decision() -> None:
+    log = Transactions()
+    log.begin(timeout_ms=1_000)
+    late = log.branch(done=False)
+    log.wait(1_000)
+    log.fire_due()
+    assert status(log.commit()).startswith("TIMEOUT_")
+    assert code(log.commit(done=(late,))) is RejectionCode.TRANSACTION_NOT_ACTIVE
+
+
+def test_a_decision_that_names_no_branch_of_its_transaction_is_refused_as_a_whole() -> None:
+    log = Transactions()
+    log.begin()
+    branch = log.branch(done=False)
+    assert code(log.commit(done=(branch, 99))) is RejectionCode.BRANCH_NOT_FOUND
+    assert log.row().status == "BEGIN"
+    assert not log.branches()[branch - 1].did_phase_one
+
+
 def test_a_decided_transaction_does_not_time_out() -> None:
     log = Transactions()
     log.begin(timeout_ms=1_000)

@@ -116,15 +116,27 @@ class Transactions(Log):
             )
         )
 
-    def commit(self, xid: str = "x", wait_ms: int = 0) -> Outcome:
-        return self.do(
-            DecideGlobal(xid=xid, commit=True, reason="", wait_ms=wait_ms, reports_expected=True)
-        )
-
-    def roll_back(self, xid: str = "x", wait_ms: int = 0) -> Outcome:
+    def commit(self, xid: str = "x", wait_ms: int = 0, done: tuple[int, ...] = ()) -> Outcome:
         return self.do(
             DecideGlobal(
-                xid=xid, commit=False, reason="asked", wait_ms=wait_ms, reports_expected=True
+                xid=xid,
+                commit=True,
+                reason="",
+                wait_ms=wait_ms,
+                reports_expected=True,
+                branches_done=done,
+            )
+        )
+
+    def roll_back(self, xid: str = "x", wait_ms: int = 0, done: tuple[int, ...] = ()) -> Outcome:
+        return self.do(
+            DecideGlobal(
+                xid=xid,
+                commit=False,
+                reason="asked",
+                wait_ms=wait_ms,
+                reports_expected=True,
+                branches_done=done,
             )
         )
 

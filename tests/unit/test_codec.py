@@ -151,8 +151,10 @@ GOLDEN_COMMANDS: list[tuple[AnyCommand, str]] = [
         "963ea17801b050484153455f4f4e455f4641494c4544c093a174a16dcd012c",
     ),
     (
-        commands.DecideGlobal(xid="x", commit=True, reason="r", wait_ms=5, reports_expected=True),
-        "973fa178c3a17205c3a0",
+        commands.DecideGlobal(
+            xid="x", commit=True, reason="r", wait_ms=5, reports_expected=True, branches_done=(1, 2)
+        ),
+        "983fa178c3a17205c3a0920102",
     ),
     (
         commands.RunGlobal(

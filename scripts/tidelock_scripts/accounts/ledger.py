@@ -46,6 +46,11 @@ class Ledger:
         server, name = self._places[dialect]
         return server.where(name)
 
+    @property
+    def pids(self) -> dict[str, list[int]]:
+        """Return the process of each server."""
+        return {server.kind: [server.process.pid] for server, _ in self._places.values()}
+
     def open(self) -> None:
         """Make the tables, with the same money in each account."""
         for number, (dialect, (server, name)) in enumerate(self._places.items()):

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import uvloop
 
+from scripts.tidelock_scripts.accounts.processes import TellerError
 from scripts.tidelock_scripts.bench import (
+    at_rate,
+    at_statements,
     branches,
     conflict,
     dtm,
@@ -27,6 +30,7 @@ from scripts.tidelock_scripts.bench import (
 )
 from scripts.tidelock_scripts.bench.figures import Figure, as_json, print_figures
 from scripts.tidelock_scripts.bench.setting import Bench, echo_server
+from scripts.tidelock_scripts.database_servers import ServerError
 from scripts.tidelock_scripts.local_cluster import ClusterError
 from scripts.tidelock_scripts.machine import describe_machine
 from scripts.tidelock_scripts.terminal import Terminal
@@ -42,6 +46,8 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "transactions": transactions.transactions,
     "branches": branches.branches,
     "dtm": dtm.dtm,
+    "at": at_statements.at,
+    "at-rate": at_rate.at_rate,
     "latency": steady.latency,
     "in-process": in_process.in_process,
     "watch": watch.watch,
@@ -71,10 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
     terminal.line()
     begun_at = time.monotonic()
     figures: list[Figure] = []
-    failed: ClusterError | None = None
+    failed: Exception | None = None
     try:
         uvloop.run(_run(options, terminal, figures))
-    except ClusterError as error:
+    except (ClusterError, ServerError, TellerError) as error:
         failed = error
     except KeyboardInterrupt:
         print("scripts/bench: interrupted; the nodes are stopped and gone", file=sys.stderr)

@@ -72,7 +72,7 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "at.before-local-commit": "Everything is in the local transaction.",
         "at.after-local-commit": "The local transaction is committed; nobody was told.",
         "at.before-report": "The same, and the report is about to go.",
-        "at.after-report": "The coordinator knows that the branch is done.",
+        "at.after-report": "The coordinator knows, or will with the decision.",
         "at.before-take-back": "A branch was committed when nobody asks for it any more.",
         "at.after-take-back": "It is undone, and nothing is left of it.",
         "at.before-placeholder": "A branch without an undo row is rolled back.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 from typing import Any
 
@@ -257,6 +258,53 @@ def test_a_local_rollback_leaves_no_trace(shop: Shop, tidelock_coordinator: Coor
     assert tidelock_coordinator.row_locks() == []
 
 
+@ONE
+def test_who_decides_reports_its_branches_with_the_decision(
+    shop: Shop, tidelock_coordinator: Coordinator
+) -> None:
+    shop.within(lambda: shop.execute("UPDATE t SET v = 11 WHERE id = 1"))
+    assert shop.undone_by(lambda: shop.execute("DELETE FROM t")) == []
+    assert shop.rows() == [(1, 11, "one"), *BEFORE[1:]]
+    assert tidelock_coordinator.requests("report") == 0
+    tidelock_coordinator.assert_clean()
+
+
+@ONE
+def test_who_takes_part_in_another_process_s_transaction_reports_at_once(
+    shop: Shop, tidelock_coordinator: Coordinator
+) -> None:
+    client = tidelock_coordinator.client
+    begun = client.run(lambda each: each.transactions.begin())
+    with tidelock.bound(begun.xid):
+        shop.execute("UPDATE t SET v = 11 WHERE id = 1")
+        with tidelock.transaction(application=shop.source.application):
+            shop.execute("UPDATE t SET v = 21 WHERE id = 2")
+    assert tidelock_coordinator.requests("report") == 2
+    assert client.run(lambda each: each.transactions.commit(begun.xid)).is_to_commit
+
+
+@ONE
+def test_a_branch_that_is_done_after_the_decision_was_asked_for_is_waited_for(shop: Shop) -> None:
+    """Another thread of the same block is not ready yet when the block ends."""
+    committed = threading.Event()
+
+    def pause(name: str) -> None:
+        if name == "at.after-local-commit":
+            committed.set()
+            shop.coordinator.wait_until(lambda: shop.coordinator.requests("commit"))
+
+    def late() -> None:
+        shop.execute("UPDATE t SET v = 11 WHERE id = 1")
+
+    with watched(pause), tidelock.transaction(application=shop.source.application):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(late,))
+        thread.start()
+        assert committed.wait(60)
+    thread.join(60)
+    assert shop.coordinator.requests("report") == 1
+    assert shop.rows()[0] == (1, 11, "one")
+
+
 # What others do without asking for global locks
 
 
@@ -378,8 +426,8 @@ def test_a_branch_that_comes_after_its_rollback_finds_the_placeholder(
         except Exception as error:
             failed = error
     assert failed is not None
-    assert shop.rows() == BEFORE
     tidelock_coordinator.assert_clean()
+    assert shop.rows() == BEFORE
     assert shop.undo_rows() == []
 
 

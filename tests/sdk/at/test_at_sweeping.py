@@ -23,6 +23,7 @@ from tidelock.client import Client
 from tidelock.crash_points import watched
 from tidelock.errors import TransactionNotActiveError
 from tidelock.testing import Coordinator
+from tidelock.transaction.errors import TransactionRolledBackError
 
 pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
 
@@ -150,9 +151,10 @@ def test_a_process_that_dies_while_it_sweeps_leaves_the_rest_to_another(
 
 
 # SQLite lets nobody in while a local transaction writes, so there no rollback overtakes it.
+@pytest.mark.parametrize("launches", [True, False], ids=["launcher", "participant"])
 @pytest.mark.parametrize("database", ["mysql", "postgresql"], indirect=True)
 def test_a_branch_that_is_done_when_its_guards_are_gone_is_taken_back(
-    shop: Shop, tidelock_coordinator: Coordinator
+    shop: Shop, tidelock_coordinator: Coordinator, launches: bool
 ) -> None:
     seen: list[str] = []
 
@@ -168,11 +170,20 @@ def test_a_branch_that_is_done_when_its_guards_are_gone_is_taken_back(
             tidelock_coordinator.client.run(roll_back)
             tidelock_coordinator.assert_clean()
 
-    def work() -> None:
-        shop.within(lambda: shop.execute("UPDATE t SET v = 11 WHERE id = 1"))
+    def change() -> None:
+        shop.execute("UPDATE t SET v = 11 WHERE id = 1")
 
-    with watched(end), pytest.raises(TransactionNotActiveError):
-        work()
+    def take_part() -> None:
+        client = tidelock_coordinator.client
+        with tidelock.bound(client.run(lambda each: each.transactions.begin()).xid):
+            change()
+
+    # Who decides hears of it when it does, who takes part when it reports.
+    with (
+        watched(end),
+        pytest.raises(TransactionRolledBackError if launches else TransactionNotActiveError),
+    ):
+        shop.within(change) if launches else take_part()
     assert seen[-1] == "at.after-take-back"
     assert shop.rows() == BEFORE
     assert shop.undo_rows() == []

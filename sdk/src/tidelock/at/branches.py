@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Final
 
 from tidelock.application import Application
 from tidelock.at.errors import LockWaitTimeoutError, RowsLockedError
 from tidelock.calls import Calls
+from tidelock.client import Client
 from tidelock.client.row_keys import LockKeys
 from tidelock.errors import Holder, LockConflictError, Problem, TidelockError
 from tidelock.transaction.context import Binding
+from tidelock.transaction.handle import tells_with_decision
 
 _log = logging.getLogger(__name__)
 
@@ -78,8 +81,14 @@ class Branches:
         """The cluster that knows them."""
         return self._application.cluster_id
 
-    async def done(self, xid: str, branch_id: int) -> None:
-        """Report that the branch's local transaction is committed.
+    async def done(
+        self, binding: Binding, branch_id: int, take_back: Callable[[str, int], Awaitable[None]]
+    ) -> None:
+        """Report that the branch's local transaction is committed; with the decision, where it is
+        this process that decides.
+
+        `take_back` undoes the branch, on the application's loop, when it turns out then that its
+        transaction had been over before.
 
         Raises: what the client raises: then the global transaction will not be committed, and the
             branch is undone.
@@ -87,7 +96,22 @@ class Branches:
         noted = noted_of_unit.get()
         if noted is not None:
             noted.is_done = True
+        xid = binding.xid
+        assert xid is not None
+        taking_back = functools.partial(take_back, xid, branch_id)
+        if tells_with_decision(binding.transaction, branch_id, taking_back):
+            return
         await self._calls(lambda client: client.branches.report(xid, branch_id, "PHASE_ONE_DONE"))
+
+    async def on_the_loop(
+        self, take_back: Callable[[str, int], Awaitable[None]], xid: str, branch_id: int
+    ) -> None:
+        """Undo a branch as `done` says, at once."""
+
+        async def undo(_: Client) -> None:
+            await take_back(xid, branch_id)
+
+        await self._calls(undo)
 
     async def failed(self, xid: str, branch_id: int, error: BaseException) -> None:
         """Report that the branch's local transaction was not committed, as far as that is known."""

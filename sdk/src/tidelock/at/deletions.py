@@ -16,7 +16,9 @@ Branch = tuple[str, int]
 
 GREATEST_WAITING: Final = 50_000
 GREATEST_BATCH: Final = 400
-_PAUSE_S: Final = 0.02
+_FIRST_PAUSE_S: Final = 0.02
+_PAUSE_S: Final = 0.2
+"""Between batches, while there is more to come: each is a local transaction of its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,9 +70,12 @@ class Deletions:
             await asyncio.wait([self._task])
 
     async def _work(self) -> None:
+        pause_s = _FIRST_PAUSE_S
         while self._waiting:
             # Others may be committed by then, which go with the same statement.
-            await asyncio.sleep(_PAUSE_S)
+            full = len(self._waiting) >= GREATEST_BATCH
+            await asyncio.sleep(0 if full else pause_s)
+            pause_s = _PAUSE_S
             async with self._alone:
                 await self._work_off(list(self._waiting)[:GREATEST_BATCH])
 

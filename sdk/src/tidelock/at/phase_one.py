@@ -26,7 +26,7 @@ from tidelock.at.local_work import Keys, Work
 from tidelock.at.tracing import Tracer
 from tidelock.at.undo_log import UndoLog
 from tidelock.crash_points import reached
-from tidelock.errors import ProblemError, TransactionNotActiveError, TransactionNotFoundError
+from tidelock.errors import TransactionNotActiveError, TransactionNotFoundError
 from tidelock.sql.catalog import Catalog, search_path
 from tidelock.sql.errors import AutocommitError, DatabaseUnsuitableError
 from tidelock.sql.interception import StatementCall
@@ -35,6 +35,7 @@ from tidelock.sql.session import Session
 from tidelock.sql.statements import Kind, Statement
 from tidelock.sql.tables import Table
 from tidelock.transaction.context import Binding, current
+from tidelock.transaction.verdicts import was_rolled_back
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,9 @@ class PhaseOne:
         branches: Branches,
         take_back: Callable[[str, int], Awaitable[None]],
     ) -> None:
-        """`take_back` undoes a branch that nobody asks for any more, on another connection."""
+        """`take_back` undoes a branch that nobody asks for any more, on another connection and the
+        application's loop.
+        """
         self._take_back = take_back
         self._session = session
         self._rules = rules
@@ -351,11 +354,11 @@ class PhaseOne:
             raise
         reached("at.before-report")
         try:
-            await self._branches.done(xid, branch_id)
+            await self._branches.done(work.binding, branch_id, self._take_back)
         except (TransactionNotActiveError, TransactionNotFoundError) as refused:
-            if _was_rolled_back(refused):
+            if was_rolled_back(refused):
                 # Its guards may be gone: then it met none, and nobody asks for it any more.
-                await self._take_back(xid, branch_id)
+                await self._branches.on_the_loop(self._take_back, xid, branch_id)
             raise
         reached("at.after-report")
 
@@ -389,12 +392,6 @@ class PhaseOne:
     def forget(self) -> None:
         """The connection is closed."""
         self._work = None
-
-
-def _was_rolled_back(refused: ProblemError) -> bool:
-    """Say whether the transaction is over, and not only about to be rolled back."""
-    standing = refused.transaction
-    return standing is not None and standing.status in ("ROLLED_BACK", "TIMEOUT_ROLLED_BACK")
 
 
 def _running(call: StatementCall) -> Callable[[], Awaitable[None]]:

@@ -80,7 +80,7 @@ class AtResource:
         return await self._database.run(lambda session: self._rollback.roll_back(session, call))
 
     async def take_back(self, xid: str, branch_id: int) -> None:
-        """Undo a branch that came when its transaction was over, in the caller's thread or loop."""
+        """Undo a branch that came when its transaction was over."""
         call = BranchCall(
             xid=xid, branch_id=branch_id, mode=self.mode, resource_id=self._resource_id
         )
@@ -100,7 +100,7 @@ class AtResource:
             await session.commit()
             reached("at.after-take-back")
 
-        await self._database.run_here(undo)
+        await self._database.run(undo)
 
     async def status(self, call: BranchCall) -> BranchStatus:
         """Tell from the undo row what became of the branch."""

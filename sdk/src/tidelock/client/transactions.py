@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Literal, Protocol, Unpack
 
 from tidelock.client.answers import (
@@ -100,6 +100,7 @@ class Transactions(Resource):
         *,
         wait_ms: int | None = None,
         reason: str | None = None,
+        branches_done: Sequence[int] = (),
         **options: Unpack[Writing],
     ) -> TransactionState:
         """Commit once every branch has reported, and await the end.
@@ -107,7 +108,8 @@ class Transactions(Resource):
         It waits up to `wait_ms`, by which the deadline is put off, and as long as `timeout_ms`
         unless given; then it returns where the transaction stands. That is a timeout's status when
         the commit came too late: look at `is_to_commit`. A transaction that ended before answers
-        how. The decision stands though this is cancelled.
+        how. The decision stands though this is cancelled. `branches_done` reports branches whose
+        phase one is done together with the decision.
 
         Raises:
             TransactionNotFoundError
@@ -116,7 +118,7 @@ class Transactions(Resource):
             BranchUnfinishedError: a branch has not reported until the wait was over. It is still
                 undecided.
         """
-        return await self._decide(xid, "commit", wait_ms, reason, **options)
+        return await self._decide(xid, "commit", wait_ms, reason, branches_done, **options)
 
     async def rollback(
         self,
@@ -124,6 +126,7 @@ class Transactions(Resource):
         *,
         wait_ms: int | None = None,
         reason: str | None = None,
+        branches_done: Sequence[int] = (),
         **options: Unpack[Writing],
     ) -> TransactionState:
         """Roll back, and await the end as `commit` does.
@@ -132,7 +135,7 @@ class Transactions(Resource):
             TransactionNotFoundError
             TransactionDecidedError: it was committed.
         """
-        return await self._decide(xid, "rollback", wait_ms, reason, **options)
+        return await self._decide(xid, "rollback", wait_ms, reason, branches_done, **options)
 
     async def operate(
         self, xid: str, action: Action, reason: str, **options: Unpack[Writing]
@@ -152,11 +155,13 @@ class Transactions(Resource):
         verb: str,
         wait_ms: int | None,
         reason: str | None,
+        branches_done: Sequence[int],
         **options: Unpack[Writing],
     ) -> TransactionState:
         if wait_ms is None:
             wait_ms = options.get("timeout_ms", self._transport.timeout_ms)
-        body = {"waitMs": wait_ms, "reason": reason}
+        done = list(branches_done) or None
+        body = {"waitMs": wait_ms, "reason": reason, "branchesDone": done}
         return await self._state(xid, verb, body, wait_ms, **options)
 
     async def _state(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from tidelock.client import Client
@@ -52,12 +53,19 @@ class Standing:
 
 
 async def end(
-    client: Client, xid: str, *, commit: bool, budget_ms: int, wait_ms: int, reason: str = ""
+    client: Client,
+    xid: str,
+    *,
+    commit: bool,
+    budget_ms: int,
+    wait_ms: int,
+    reason: str = "",
+    branches_done: Sequence[int] = (),
 ) -> Standing:
     """Have a transaction committed or rolled back, and return where it stands then.
 
     It is tried for `budget_ms`, and at least once. Branches that follow the decision are waited for
-    up to `wait_ms`; the status says whether they all have.
+    up to `wait_ms`; the status says whether they all have. `branches_done` are reported with it.
 
     Raises:
         TransactionOutcomeUnknownError: nobody said anything in time.
@@ -75,6 +83,7 @@ async def end(
                 xid,
                 wait_ms=min(wait_ms, left_ms),
                 reason=reason or None,
+                branches_done=branches_done,
                 timeout_ms=max(1, min(_CALL_MS, left_ms)),
             )
         except BranchUnfinishedError as error:

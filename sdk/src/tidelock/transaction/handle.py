@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import enum
+import threading
 import time
+from collections.abc import Awaitable, Callable
 
 from tidelock.transaction.hooks import TransactionHooks
+
+TakeBack = Callable[[], Awaitable[None]]
+"""Undoes a branch of this process."""
 
 
 class Role(enum.Enum):
@@ -51,6 +56,10 @@ class Transaction:
         self._began_at = time.monotonic()
         self._rollback_reason: str | None = None
         self._marked_by_participant = False
+        self._lock = threading.Lock()
+        self._done: dict[int, TakeBack] = {}
+        """Branches of this process that are done, to be told with the decision."""
+        self._is_told = False
 
     def __repr__(self) -> str:
         role = "none" if self.role is None else self.role.value
@@ -104,7 +113,34 @@ class Transaction:
             raise RuntimeError("hooks belong to the launcher: what ends the transaction calls them")
         self._hooks.append(hooks)
 
+    def _take_done(self) -> dict[int, TakeBack]:
+        """Return the branches that are to be reported with the decision; no more are added."""
+        with self._lock:
+            self._is_told = True
+            return self._done
+
     def _mark(self, reason: str, *, by_participant: bool) -> None:
         if self._rollback_reason is None:
             self._rollback_reason = reason
             self._marked_by_participant = by_participant
+
+
+def tells_with_decision(
+    transaction: Transaction | None, branch_id: int, take_back: TakeBack
+) -> bool:
+    """Have a branch reported as done together with the decision, which saves a call.
+
+    `take_back` is awaited on the application's loop when the transaction was over and rolled back
+    before: then nobody else undoes what was done too late.
+
+    False: it must be reported by itself, for another process decides, or the decision is on its
+    way.
+    """
+    of = None if transaction is None else transaction._launched or transaction
+    if of is None or of.role is not Role.LAUNCHER:
+        return False
+    with of._lock:
+        if of._is_told:
+            return False
+        of._done[branch_id] = take_back
+    return True

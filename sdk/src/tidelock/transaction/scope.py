@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from tidelock.calls import Calls
+from tidelock.client import Client
 from tidelock.client.answers import BranchMode
 from tidelock.errors import BranchUnfinishedError
 from tidelock.transaction.context import Binding, Rebinding, current
@@ -21,12 +22,17 @@ from tidelock.transaction.errors import (
     RollbackOnlyError,
     TransactionRolledBackError,
 )
-from tidelock.transaction.handle import Role, Transaction
+from tidelock.transaction.handle import Role, TakeBack, Transaction
 from tidelock.transaction.hooks import TransactionHooks
 from tidelock.transaction.propagation import Propagation, Step, step_of
 from tidelock.transaction.rollback_rules import RollbackRules
 from tidelock.transaction.shielding import Protect
-from tidelock.transaction.verdicts import after_commit, after_rollback, is_committed
+from tidelock.transaction.verdicts import (
+    after_commit,
+    after_rollback,
+    is_committed,
+    was_rolled_back,
+)
 
 _log: Final = logging.getLogger("tidelock.transaction")
 
@@ -232,6 +238,7 @@ class Scope:
     ) -> Standing:
         """Have the transaction decided, in the application's own thread."""
         transaction = self._transaction
+        done = transaction._take_done()
         standing = await self._calls(
             lambda client: end(
                 client,
@@ -240,10 +247,26 @@ class Scope:
                 budget_ms=budget_ms,
                 wait_ms=wait_ms,
                 reason=reason,
+                branches_done=tuple(done),
             )
         )
         transaction.status, transaction.reason = standing.status, standing.reason
+        if standing.problem is not None and was_rolled_back(standing.problem):
+            for branch_id, take_back in done.items():
+                await self._take_back(branch_id, take_back)
         return standing
+
+    async def _take_back(self, branch_id: int, take_back: TakeBack) -> None:
+        """Undo what was done when the transaction was over, and its guards may have been gone."""
+
+        async def undo(_: Client) -> None:
+            await take_back()
+
+        try:
+            await self._calls(undo)
+        except Exception:
+            _log.exception("branch %d of %s was done too late, and is not undone",
+                           branch_id, self._transaction.xid)  # fmt: skip
 
     def _raise(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tidelock.client.answers.statuses import COMMIT_FAMILY, TIMEOUT_FAMILY
+from tidelock.errors import ProblemError
 from tidelock.transaction.ending import Standing
 from tidelock.transaction.errors import (
     CommitFailedError,
@@ -29,6 +30,12 @@ def is_committed(status: str) -> bool | None:
     if status in COMMIT_FAMILY:
         return True
     return False if status in _ROLLED_BACK else None
+
+
+def was_rolled_back(refused: ProblemError) -> bool:
+    """Say whether the transaction is over, and not only about to be rolled back."""
+    standing = refused.transaction
+    return standing is not None and standing.status in ("ROLLED_BACK", "TIMEOUT_ROLLED_BACK")
 
 
 def after_commit(xid: str, standing: Standing) -> None:
