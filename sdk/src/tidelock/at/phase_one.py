@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from tidelock.at.batches import BatchTracer, divided
 from tidelock.at.branches import Branches
 from tidelock.at.checks import check_table, refuse
 from tidelock.at.errors import (
@@ -29,13 +30,17 @@ from tidelock.crash_points import reached
 from tidelock.errors import TransactionNotActiveError, TransactionNotFoundError
 from tidelock.sql.catalog import Catalog, search_path
 from tidelock.sql.errors import AutocommitError, DatabaseUnsuitableError
-from tidelock.sql.interception import StatementCall
+from tidelock.sql.interception import BatchCall, StatementCall, one_by_one
 from tidelock.sql.reading import understand
-from tidelock.sql.session import Session
+from tidelock.sql.session import Session, release, rollback_to, savepoint
 from tidelock.sql.statements import Kind, Statement
 from tidelock.sql.tables import Table
 from tidelock.transaction.context import Binding, current
 from tidelock.transaction.verdicts import was_rolled_back
+
+_IN_BATCHES = (Kind.INSERT, Kind.UPDATE, Kind.DELETE)
+
+_BATCH = "tidelock_batch"
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,11 +61,14 @@ class PhaseOne:
         rules: Rules,
         branches: Branches,
         take_back: Callable[[str, int], Awaitable[None]],
+        *,
+        in_batches: bool = False,
     ) -> None:
         """`take_back` undoes a branch that nobody asks for any more, on another connection and the
         application's loop.
         """
         self._take_back = take_back
+        self._in_batches = in_batches
         self._session = session
         self._rules = rules
         self._branches = branches
@@ -105,6 +113,60 @@ class PhaseOne:
             case _:
                 await self._traced(binding, statement, call)
 
+    async def execute_batch(self, batch: BatchCall) -> None:
+        """Have a statement run with many groups of values, with images of them all."""
+        binding = current()
+        if not self._in_batches or binding is None or len(batch.groups) < 2:
+            await one_by_one(self, batch)
+            return
+        style = batch.style or self._session.style
+        statement = understand(self._session.dialect, batch.text, style, has_values=True)
+        seen = binding.xid is not None or binding.global_lock
+        if not seen or statement.kind not in _IN_BATCHES:
+            await one_by_one(self, batch)
+            return
+        with self._alone():
+            work, table = await self._entered(binding, statement)
+        for groups in divided(statement, table, batch.groups):
+            if len(groups) == 1 or not await self._traced_together(
+                work, BatchTracer(self._session, statement, table, batch, groups)
+            ):
+                for group in groups:
+                    await self.execute(batch.one(group))
+
+    async def _traced_together(self, work: Work, tracer: BatchTracer) -> bool:
+        """Run a batch; False, with nothing done, when one of its groups is the reason of an error.
+
+        Then each is to be run by itself: the application may go on after those that succeeded.
+        """
+        with self._alone():
+            await savepoint(self._session, _BATCH)
+            try:
+                change, image = await tracer.trace()
+                await release(self._session, _BATCH)
+            except BaseException as error:
+                if not await self._went_back(error):
+                    await self._spoil(work, tracer, error)
+                    raise
+                if self._session.dialect.is_transient(error):
+                    raise
+                return False
+            if change is not None:
+                work.changes.append(change)
+                self._note(work, image)
+            return True
+
+    async def _went_back(self, error: BaseException) -> bool:
+        """Undo what a batch has done in the local transaction; say whether that could be done."""
+        if not isinstance(error, Exception):
+            return False
+        try:
+            await rollback_to(self._session, _BATCH)
+            await release(self._session, _BATCH)
+        except Exception:
+            return False
+        return True
+
     async def _outside(self, call: StatementCall) -> None:
         if self._work is None:
             await call.run()
@@ -125,20 +187,9 @@ class PhaseOne:
         return work.binding.xid or "a global lock"
 
     async def _traced(self, binding: Binding, statement: Statement, call: StatementCall) -> None:
-        if self._session.autocommits:
-            raise AutocommitError(
-                "the connection commits each statement by itself; begin a local transaction, or "
-                "turn autocommit off"
-            )
         with self._alone():
             is_first = not self._session.in_transaction
-            if binding.xid is not None:
-                await self._rules.undo_log.check(self._session)
-            work = self._begun(binding)
-            table = await self._table(work, statement)
-            if self._session.dialect.writes_alone:
-                # From here to the commit nobody else writes, so images and statements agree.
-                await self._session.begin()
+            work, table = await self._entered(binding, statement)
             tracer = Tracer(self._session, statement, table, call)
             try:
                 if statement.kind is Kind.READ_LOCKING:
@@ -152,6 +203,22 @@ class PhaseOne:
                 return
             work.changes.append(change)
             self._note(work, image)
+
+    async def _entered(self, binding: Binding, statement: Statement) -> tuple[Work, Table]:
+        """Return what is under way, and the table of a statement, before it is looked at."""
+        if self._session.autocommits:
+            raise AutocommitError(
+                "the connection commits each statement by itself; begin a local transaction, or "
+                "turn autocommit off"
+            )
+        if binding.xid is not None:
+            await self._rules.undo_log.check(self._session)
+        work = self._begun(binding)
+        table = await self._table(work, statement)
+        if self._session.dialect.writes_alone:
+            # From here to the commit nobody else writes, so images and statements agree.
+            await self._session.begin()
+        return work, table
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

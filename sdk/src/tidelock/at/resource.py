@@ -279,7 +279,7 @@ class AtDataSource:
         branches = Branches(
             self.application, calls, resource.resource_id, lock_wait_ms=self._lock_wait_ms
         )
-        return PhaseOne(session, rules, branches, resource.take_back)
+        return PhaseOne(session, rules, branches, resource.take_back, in_batches=True)
 
     def close(self) -> None:
         """Close the connections that are kept for phase two. They are opened again when needed."""

@@ -9,7 +9,7 @@ framework.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -42,6 +42,42 @@ class StatementCall(msgspec.Struct, frozen=True, kw_only=True):
     """Executes it as the application wrote it, on the application's own cursor."""
     style: Style | None = None
     """How placeholders stand in it, where a framework writes them otherwise than its driver."""
+
+
+class BatchCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement that is to be executed with each of several groups of values (`executemany`)."""
+
+    text: str
+    groups: Sequence[Any]
+    """As the application gave them."""
+    run: Callable[[Sequence[Any]], Awaitable[Ran]]
+    """Executes it with some of them, as the driver does many at once; counts all their rows."""
+    one: Callable[[Any], StatementCall]
+    """The statement with one of them."""
+    style: Style | None = None
+
+
+async def one_by_one(work: LocalWork, batch: BatchCall) -> None:
+    """Have a statement run with each group by itself. Raises: as `LocalWork.execute`."""
+    for group in batch.groups:
+        await work.execute(batch.one(group))
+
+
+@runtime_checkable
+class WorksInBatches(Protocol):
+    """What a `LocalWork` has besides when it can do more for many groups than for each alone."""
+
+    async def execute_batch(self, batch: BatchCall) -> None:
+        """Have a statement run with every group, in their order. Raises: as `LocalWork.execute`."""
+        ...
+
+
+async def execute_batch(work: LocalWork, batch: BatchCall) -> None:
+    """Have a statement run with every group, as the mode can. Raises: as `LocalWork.execute`."""
+    if isinstance(work, WorksInBatches):
+        await work.execute_batch(batch)
+    else:
+        await one_by_one(work, batch)
 
 
 class LocalWork(Protocol):

@@ -14,7 +14,7 @@ from sqlglot import Token, TokenType, exp
 
 from tidelock.sql.catalog import TableName
 from tidelock.sql.dialects import Dialect
-from tidelock.sql.placeholders import Fragment, Normalised
+from tidelock.sql.placeholders import Fragment, Key, Normalised
 from tidelock.sql.statements import Cell, CellKind, Conflict, Kind, Name, Statement
 
 # What it does not understand is refused with a message; it need not say so in the log as well.
@@ -154,6 +154,27 @@ class Shape:
                 self._is_steady(part)
         return where, order, self._ordered_by()
 
+    def matched(self) -> tuple[tuple[Name, Key], ...]:
+        """Return which columns WHERE wants to equal a value, beside whatever else it wants."""
+        where = self.tree.args.get("where")
+        pending = [] if where is None else [where.this]
+        found: list[tuple[Name, Key]] = []
+        while pending:
+            node = pending.pop()
+            if isinstance(node, exp.Paren):
+                pending.append(node.this)
+            elif isinstance(node, exp.And):
+                pending += [node.this, node.expression]
+            elif isinstance(node, exp.EQ):
+                value = node.expression
+                while isinstance(value, (exp.Paren, exp.Cast)):
+                    value = value.this
+                column = node.this
+                if isinstance(column, exp.Column) and isinstance(value, exp.Placeholder):
+                    number = int(value.name.removeprefix("b"))
+                    found.append((self.name(column), self.reader.normal.marks[number].key))
+        return tuple(found)
+
     def _ordered_by(self) -> tuple[Name, ...] | None:
         order = self.tree.args.get("order")
         if order is None:
@@ -258,6 +279,7 @@ class Shape:
             target=self.fragment(self._after("UPDATE", "LOW_PRIORITY"), start),
             columns=tuple(columns),
             where=where,
+            matches=self.matched(),
             order=order,
             order_columns=ordered_by,
             returning=self.returning(),
@@ -297,6 +319,7 @@ class Shape:
             alias=alias,
             target=self.fragment(start + len("FROM"), stop),
             where=where,
+            matches=self.matched(),
             order=order,
             order_columns=ordered_by,
             returning=self.returning(),

@@ -11,7 +11,7 @@ import enum
 import msgspec
 
 from tidelock.sql.catalog import TableName
-from tidelock.sql.placeholders import Fragment
+from tidelock.sql.placeholders import Fragment, Key
 
 
 class Kind(enum.Enum):
@@ -82,6 +82,8 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     """What an UPDATE sets, or an INSERT gives; empty in an INSERT of all columns."""
     where: Fragment = Fragment("")
     """`WHERE …`, or nothing."""
+    matches: tuple[tuple[Name, Key], ...] = ()
+    """Columns that WHERE wants to equal a placeholder, all of them at once, and of which value."""
     order: Fragment = Fragment("")
     """`ORDER BY … LIMIT …` of an UPDATE or a DELETE, or nothing."""
     order_columns: tuple[Name, ...] | None = ()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
 from tidelock.sql.drivers.asyncpg_sessions import count_of
 from tidelock.sql.drivers.proxies import is_seen
 from tidelock.sql.errors import StatementRefusedError
-from tidelock.sql.interception import LocalWork, Ran, Returned, StatementCall
+from tidelock.sql.interception import (
+    BatchCall,
+    LocalWork,
+    Ran,
+    Returned,
+    StatementCall,
+    execute_batch,
+)
 from tidelock.sql.placeholders import Style
 from tidelock.sql.reading import understand
 from tidelock.sql.session import Session
@@ -85,8 +92,20 @@ class AsyncpgConnection(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no gene
         if not is_seen(self._self_work):
             await self.__wrapped__.executemany(text, rows, timeout=timeout)
             return
-        for values in rows:
-            await self.execute(text, *values, timeout=timeout)
+
+        async def run(groups: Sequence[Any]) -> Ran:
+            # Of many at once, asyncpg does not tell how many rows there were.
+            return Ran(row_count=sum([(await one(each).run()).row_count for each in groups]))
+
+        def one(group: Any) -> StatementCall:
+            async def run_one() -> Ran:
+                status, _ = await self._run(text, tuple(group), timeout=timeout)
+                return Ran(row_count=count_of(status))
+
+            return StatementCall(text=text, values=tuple(group), run=run_one)
+
+        batch = BatchCall(text=text, groups=list(rows), run=run, one=one)
+        await execute_batch(self._self_work, batch)
 
     async def fetchmany(self, text: str, rows: Iterable[Any], **options: Any) -> list[Any]:
         """Execute a statement for each of several groups of values; return all rows."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
 from tidelock.sql.drivers.proxies import is_seen, text_of_statement
 from tidelock.sql.errors import AutocommitError, StatementRefusedError
-from tidelock.sql.interception import LocalWork, Ran, Returned, StatementCall
+from tidelock.sql.interception import (
+    BatchCall,
+    LocalWork,
+    Ran,
+    Returned,
+    StatementCall,
+    execute_batch,
+)
 from tidelock.sql.placeholders import as_values
 from tidelock.sql.session import Session
 
@@ -246,10 +253,30 @@ class AwaitingCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic
         self._self_rows = self._self_count = None
         if not is_seen(self._self_connection._self_work):
             return self._own(await self.__wrapped__.executemany(text, rows))
-        count = 0
-        for values in rows:
-            await self.execute(text, values)
-            count += max(0, self.__wrapped__.rowcount)
+        cursor = self.__wrapped__
+        counts: list[int] = []
+
+        async def run(groups: Sequence[Any]) -> Ran:
+            await cursor.executemany(text, groups)
+            counts.append(cursor.rowcount)
+            return Ran(row_count=cursor.rowcount)
+
+        def one(group: Any) -> StatementCall:
+            async def run_one() -> Ran:
+                await self._plain(text, group)
+                counts.append(cursor.rowcount)
+                return Ran(
+                    row_count=cursor.rowcount,
+                    generated_key=cursor.lastrowid,
+                    returned=self._returned if cursor.description else None,
+                )
+
+            self._self_rows = None
+            return StatementCall(text=text_of_statement(text), values=as_values(group), run=run_one)
+
+        batch = BatchCall(text=text_of_statement(text), groups=list(rows), run=run, one=one)
+        await execute_batch(self._self_connection._self_work, batch)
+        count = sum(max(0, each) for each in counts)
         self._self_count = count
         return self if hasattr(self.__wrapped__, "executescript") else count
 

@@ -11,7 +11,14 @@ from typing import Any
 
 from tidelock.driving import drive
 from tidelock.sql.errors import AutocommitError, StatementRefusedError
-from tidelock.sql.interception import LocalWork, Ran, Returned, StatementCall
+from tidelock.sql.interception import (
+    BatchCall,
+    LocalWork,
+    Ran,
+    Returned,
+    StatementCall,
+    execute_batch,
+)
 from tidelock.sql.placeholders import Style, as_values
 from tidelock.sql.session import Session
 from tidelock.transaction.context import current
@@ -242,10 +249,47 @@ class ProxiedCursor(wrapt.ObjectProxy):  # type: ignore[type-arg]  # no generic 
                 "statements one by one",
                 text_of_statement(text),
             )
-        count = 0
-        for values in rows:
-            self.execute(text, values)
-            count += max(0, self.__wrapped__.rowcount)
+        work, cursor = self._self_connection._self_work, self.__wrapped__
+        counts: list[int] = []
+
+        async def run(groups: Sequence[Any]) -> Ran:
+            cursor.executemany(text, groups, *arguments, **options)
+            counts.append(cursor.rowcount)
+            return Ran(row_count=cursor.rowcount)
+
+        async def run_each(groups: Sequence[Any]) -> Ran:
+            # Of many at once, asyncpg does not tell how many rows there were.
+            each = [(await one(group).run()).row_count for group in groups]
+            return Ran(row_count=sum(each) if min(each) >= 0 else -1)
+
+        def one(group: Any) -> StatementCall:
+            async def run_one() -> Ran:
+                self._plain(text, group, (), {})
+                counts.append(cursor.rowcount)
+                return Ran(
+                    row_count=cursor.rowcount,
+                    generated_key=getattr(cursor, "lastrowid", None),
+                    returned=self._returned if cursor.description else None,
+                )
+
+            self._self_rows = None
+            return StatementCall(
+                text=text_of_statement(text),
+                values=as_values(group),
+                run=run_one,
+                style=_style_of(cursor),
+            )
+
+        counted = self._self_connection._self_session.style is not Style.NUMERIC_DOLLAR
+        batch = BatchCall(
+            text=text_of_statement(text),
+            groups=list(rows),
+            run=run if counted else run_each,
+            one=one,
+            style=_style_of(cursor),
+        )
+        drive(execute_batch(work, batch))
+        count = sum(max(0, each) for each in counts)
         self._self_count = count
         # So do drivers of MySQL, also as SQLAlchemy shows them; others return nothing of use.
         return count if self._self_connection._self_session.dialect.name == "mysql" else self
