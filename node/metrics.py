@@ -60,3 +60,8 @@ class EngineCollector(Collector):
             engine.machine.global_count,
         )
         yield "tidelock_row_locks", "Rows that they lock.", engine.machine.row_lock_count
+        yield (
+            "tidelock_executions",
+            "Executions of the XA and JTA services that have not ended.",
+            engine.machine.execution_count,
+        )

@@ -28,6 +28,8 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     database: str
     password: str = ""
     ca_file: str = ""
+    timeout_ms: int = 60_000
+    """How long a statement may take: after so long its transaction is rolled back anyway."""
 
     def __repr__(self) -> str:
         """Without the password: settings may get into a log."""

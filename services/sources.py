@@ -9,6 +9,7 @@ from typing import Any, Final
 from services.messages import SourceSettings
 
 CONNECT_TIMEOUT_S: Final = 5
+_LATER_S: Final = 5
 _EXTRAS: Final = {"mariadb": ("pymysql", "pymysql"), "postgresql": ("psycopg", "psycopg")}
 
 
@@ -36,6 +37,7 @@ def driver_of(kind: str) -> ModuleType:
 def connect(settings: SourceSettings) -> Any:
     """Return a new connection. Raises: what the driver raises, and `DriverMissingError`."""
     driver = driver_of(settings.kind)
+    timeout_s = max(1, settings.timeout_ms // 1000)
     if settings.kind == "mariadb":
         return driver.connect(
             host=settings.host,
@@ -45,6 +47,10 @@ def connect(settings: SourceSettings) -> Any:
             database=settings.database,
             charset="utf8mb4",
             connect_timeout=CONNECT_TIMEOUT_S,
+            # One that waits for a row gives up first, and lets go of what it has.
+            init_command=f"SET SESSION innodb_lock_wait_timeout = {timeout_s}",
+            read_timeout=timeout_s + _LATER_S,
+            write_timeout=timeout_s + _LATER_S,
             ssl={"ca": settings.ca_file} if settings.ca_file else None,
         )
     options = {"sslmode": "verify-full", "sslrootcert": settings.ca_file}
@@ -55,6 +61,9 @@ def connect(settings: SourceSettings) -> Any:
         password=settings.password or None,
         dbname=settings.database,
         connect_timeout=CONNECT_TIMEOUT_S,
+        # A server that is cut off is noticed; one that waits for a row gives up.
+        tcp_user_timeout=settings.timeout_ms,
+        options=f"-c statement_timeout={settings.timeout_ms}",
         **(options if settings.ca_file else {}),
     )
 

@@ -263,6 +263,11 @@ class Machine:
         return self._loads, self._proposals.revision
 
     @property
+    def execution_count(self) -> int:
+        """Executions of the XA and JTA services that have not ended."""
+        return self._state.open_executions
+
+    @property
     def executions_revision(self) -> tuple[int, int]:
         """When it differs from before, there may be something to run. Each node has its own."""
         return self._loads, self._executions.revision

@@ -45,6 +45,8 @@ class Agenda:
         runs: list[tuple[Position, Run]] = []
         claims: list[ClaimExecution] = []
         room = self._concurrency - len(self.running)
+        if room <= 0:
+            return runs, claims
         found = open_executions(self._reader)
         self._forget({position for position, _ in found})
         for position, row in found:

@@ -16,7 +16,7 @@ from api.cluster import OutcomeUnknownError
 from api.errors import Problem
 from node.cluster import EngineCluster
 from node.config import Config
-from node.config.sections import DatabaseKind, PrimarySourceConfig
+from node.config.sections import DatabaseKind, PrimarySourceConfig, ServicesConfig
 from node.consensus.engine import Engine
 from node.services.agenda import Agenda
 from node.services.worker_process import WorkerProcess
@@ -314,8 +314,8 @@ class ServicesHost:
         return Configure(
             node_id=config.node.id,
             addresses=_addresses(config),
-            primary=_source("primary", config.services_primary),
-            secondary=_source("secondary", config.services_secondary),
+            primary=_source("primary", config.services_primary, business),
+            secondary=_source("secondary", config.services_secondary, business),
             concurrency=business.concurrency,
             transaction_timeout_ms=business.transaction_timeout_ms,
             rollback_wait_ms=business.rollback_wait_ms,
@@ -335,7 +335,7 @@ def _addresses(config: Config) -> tuple[str, ...]:
     return tuple(f"http://{address}" for address in (own, *others))
 
 
-def _source(name: str, source: PrimarySourceConfig) -> SourceSettings:
+def _source(name: str, source: PrimarySourceConfig, business: ServicesConfig) -> SourceSettings:
     return SourceSettings(
         kind=source.kind.value,
         host=source.host,
@@ -344,6 +344,7 @@ def _source(name: str, source: PrimarySourceConfig) -> SourceSettings:
         database=source.database,
         password=_password(name, source),
         ca_file="" if source.ca_file is None else str(source.ca_file),
+        timeout_ms=business.transaction_timeout_ms,
     )
 
 

@@ -17,7 +17,7 @@ from tidelock.xa import XaSource
 from tidelock.xa.naming import BranchName
 
 
-def settings_of(database: Database) -> SourceSettings:
+def settings_of(database: Database, statement_ms: int) -> SourceSettings:
     assert database.server is not None
     return SourceSettings(
         kind="mariadb" if database.dialect == "mysql" else "postgresql",
@@ -25,6 +25,7 @@ def settings_of(database: Database) -> SourceSettings:
         port=database.server.port,
         user=database.server.user,
         database=database.name,
+        timeout_ms=statement_ms,
     )
 
 
@@ -79,7 +80,13 @@ class Services:
     """The runner of one test."""
 
     def __init__(
-        self, application: Application, primary: Database, secondary: Database, **options: Any
+        self,
+        application: Application,
+        primary: Database,
+        secondary: Database,
+        *,
+        statement_ms: int = 60_000,
+        **options: Any,
     ) -> None:
         self.primary = primary
         self.secondary = secondary
@@ -87,8 +94,8 @@ class Services:
         wanted: dict[str, Any] = {
             "node_id": "n1",
             "addresses": (),
-            "primary": settings_of(primary),
-            "secondary": settings_of(secondary),
+            "primary": settings_of(primary, statement_ms),
+            "secondary": settings_of(secondary, statement_ms),
             "concurrency": 1,
             "transaction_timeout_ms": 30_000,
             "rollback_wait_ms": 5_000,

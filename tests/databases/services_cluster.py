@@ -63,6 +63,9 @@ class ServicesCluster:
         except HTTPError as error:
             return Answered(error.code, dict(error.headers), error.read())
 
+    def url(self, node_id: str) -> str:
+        return self.nodes.place(node_id).url
+
     def execute(self, business_type: str, data: object, *, on: str = "xa", **more: Any) -> Answered:
         wanted = {"businessType": business_type, "businessData": data}
         return self.call(f"/{on}/execute", wanted, **more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from decimal import Decimal
 from typing import Any
 
@@ -151,6 +151,20 @@ def test_who_lost_the_execution_to_another_does_not_commit_it(services: Services
     for status in ("ACTIVE", "PREPARING", "COMMITTING"):
         with pytest.raises(TakenOverError):
             services("COMPLEX_ORDER", ORDER, refuses_at=status)
+    assert untouched(services)
+
+
+@BOTH
+def test_a_row_that_others_hold_is_not_waited_for_without_end(services: Services) -> None:
+    hurried = Services(
+        services.application, services.primary, services.secondary, statement_ms=1_000
+    )
+    with closing(services.primary.connect()) as holder:
+        cursor = holder.cursor()
+        cursor.execute("UPDATE inventory SET quantity = 9 WHERE sku = 'tea'")
+        done = hurried("COMPLEX_ORDER", ORDER)
+        holder.rollback()
+    assert (done.status, done.jta_status) == ("ROLLBACK", "ROLLED_BACK")
     assert untouched(services)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +15,9 @@ import pytest
 from tests.databases.connections import Database
 from tests.databases.servers import Server
 from tests.databases.services_cluster import ServicesCluster, services_cluster
+from tests.meta.documents import ROOT
+
+DOCUMENT = ROOT / "docs" / "SERVICES.md"
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.databases]
 
@@ -175,6 +181,28 @@ def test_every_failure_of_a_batch_update_is_listed(cluster: ServicesCluster, sto
     assert done.body["status"] == "ROLLBACK"
     assert done.body["failures"] == [{"path": "updates[1]", "message": "No row has this key."}]
     assert left(cluster, stocked) == (10, 100.0)
+
+
+def test_the_examples_of_the_document_do_what_they_say(
+    cluster: ServicesCluster,
+) -> None:
+    cluster.primary.sql(
+        "INSERT INTO inventory VALUES ('tea', 10, 0)",
+        "INSERT INTO shipping_rate VALUES ('north', 1.00, 1.00)",
+    )
+    cluster.secondary.sql("INSERT INTO account VALUES ('account-1', 100.00, 0)")
+    calling, business = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    subprocess.run(
+        [sys.executable, "-c", calling.replace("http://127.0.0.1:7101", cluster.url("n1"))],
+        check=True,
+        timeout=60,
+    )
+    ((paid,),) = cluster.secondary.sql("SELECT total FROM orders WHERE order_id = 'order-1'")
+    # 30.30 less a tenth, shipped for 1.00 and 1.50.
+    assert str(paid) == "29.77"
+    known: dict[str, Any] = {}
+    exec(compile(business, str(DOCUMENT), "exec"), known)
+    assert callable(known["close_account"])
 
 
 @pytest.mark.parametrize(
