@@ -8,7 +8,8 @@ from statemachine.commands.transactions import DecideGlobal
 from statemachine.outcomes import Outcome, Rejected, RejectionCode
 from statemachine.tickets import TicketKind
 from statemachine.transactions import channel_binding, messages
-from statemachine.transactions.desk import Desk, branch_failed, standing_of
+from statemachine.transactions.answers import branch_failed, standing_of
+from statemachine.transactions.desk import Desk
 from statemachine.transactions.planning import Program
 from statemachine.transactions.rows import DTM, Branch, Committer
 from statemachine.transactions.statuses import BRANCH_ENDED, BranchStatus, GlobalStatus, Mode

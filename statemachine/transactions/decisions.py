@@ -19,19 +19,19 @@ from statemachine.positions import Position
 from statemachine.tickets import TicketKind
 from statemachine.timers import TimerKind
 from statemachine.transactions import messages
+from statemachine.transactions.answers import (
+    answer_of,
+    decided_otherwise,
+    not_active,
+    standing_of,
+)
 from statemachine.transactions.committing import (
     GREATEST_WAITING,
     TIMED_OUT,
     branch_unfinished,
     commit,
 )
-from statemachine.transactions.desk import (
-    Desk,
-    answer_of,
-    decided_otherwise,
-    not_active,
-    standing_of,
-)
+from statemachine.transactions.desk import Desk
 from statemachine.transactions.locking import branch_not_found
 from statemachine.transactions.participation import not_found
 from statemachine.transactions.planning import Program

@@ -13,17 +13,23 @@ from statemachine.changes import GlobalChanged
 from statemachine.outcomes import (
     Applied,
     BranchRegistered,
-    GlobalAnswered,
     Outcome,
     Rejected,
     RejectionCode,
     RowsLocked,
-    TransactionStanding,
 )
 from statemachine.positions import Position
 from statemachine.state import MachineState
 from statemachine.tickets import Tickets
 from statemachine.transactions import channel_binding, cleaning
+from statemachine.transactions.answers import (
+    answer_of,
+    branch_failed,
+    decided_otherwise,
+    not_active,
+    standing_of,
+    takes_no_rows,
+)
 from statemachine.transactions.deadlocks import Deadlocks
 from statemachine.transactions.due import DueNotes
 from statemachine.transactions.granting import Granting
@@ -479,67 +485,3 @@ def takes_branches(row: Global, mode: str) -> bool:
     if row.program != Program.CLIENT:
         return False
     return row.status is GlobalStatus.BEGIN or (mode == Mode.SAGA and row.status not in ENDED)
-
-
-def answer_of(row: Global) -> GlobalAnswered:
-    return GlobalAnswered(xid=row.xid, status=row.status, reason=row.reason)
-
-
-def standing_of(row: Global, branch_id: int = 0) -> TransactionStanding:
-    """Return where a transaction stands, for who cannot have what was asked of it."""
-    return TransactionStanding(
-        xid=row.xid,
-        status=row.status,
-        reason=row.reason,
-        ended_ms=row.ended_ms,
-        branch_id=branch_id,
-    )
-
-
-def not_active(row: Global) -> Rejected:
-    """Return the answer to whoever comes after the decision."""
-    return Rejected(
-        RejectionCode.TRANSACTION_NOT_ACTIVE,
-        f"The transaction is {row.status}, so nothing can be added to it"
-        + (f": {row.reason}." if row.reason else "."),
-        retryable=False,
-        transaction=standing_of(row),
-    )
-
-
-def decided_otherwise(standing: TransactionStanding) -> Rejected:
-    """Return the answer to a commit of what is not committed, or a rollback of what is."""
-    to_commit = standing.status not in COMMIT_FAMILY
-    return Rejected(
-        RejectionCode.TRANSACTION_DECIDED,
-        f"The transaction is {standing.status} and cannot be "
-        + ("committed." if to_commit else "rolled back."),
-        retryable=False,
-        transaction=standing,
-    )
-
-
-def branch_failed(row: Global, failed: Branch) -> Rejected:
-    """Return the answer to a commit that became a rollback."""
-    return Rejected(
-        RejectionCode.BRANCH_FAILED,
-        f"Branch {failed.branch_id} on {failed.resource_id} "
-        + (
-            "reported that it failed"
-            if failed.status is BranchStatus.PHASE_ONE_FAILED
-            else "was held by a channel session that has ended"
-        )
-        + ", so the transaction rolls back.",
-        retryable=False,
-        transaction=standing_of(row, failed.branch_id),
-    )
-
-
-def takes_no_rows(branch: Branch) -> Rejected:
-    """Return the answer to who wants rows for a branch whose work is over."""
-    return Rejected(
-        RejectionCode.BRANCH_STATUS_FIXED,
-        f"Branch {branch.branch_id} is {branch.status}: only one whose work goes on takes rows or "
-        "gives them back.",
-        retryable=False,
-    )

@@ -35,8 +35,9 @@ from statemachine.outcomes import (
     RejectionCode,
 )
 from statemachine.transactions import messages
+from statemachine.transactions.answers import answer_of
 from statemachine.transactions.decisions import await_end
-from statemachine.transactions.desk import Desk, answer_of
+from statemachine.transactions.desk import Desk
 from statemachine.transactions.dtm_options import (
     ABORTING,
     FAILED,

@@ -18,8 +18,9 @@ from statemachine.outcomes import (
 )
 from statemachine.positions import Position
 from statemachine.tickets import TicketKind
+from statemachine.transactions.answers import not_active, takes_no_rows
 from statemachine.transactions.deadlocks import TOO_MANY_WAIT, deadlock
-from statemachine.transactions.desk import Desk, not_active, takes_no_rows
+from statemachine.transactions.desk import Desk
 from statemachine.transactions.planning import Program
 from statemachine.transactions.row_locks import Conflict, RowLock, Wait
 from statemachine.transactions.rows import Branch

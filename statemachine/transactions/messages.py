@@ -17,7 +17,8 @@ from statemachine.commands.messages import PrepareMessage
 from statemachine.commands.transactions import Step
 from statemachine.outcomes import Applied, Outcome, Rejected, RejectionCode
 from statemachine.store import Reader
-from statemachine.transactions.desk import Desk, answer_of
+from statemachine.transactions.answers import answer_of
+from statemachine.transactions.desk import Desk
 from statemachine.transactions.planning import Program
 from statemachine.transactions.rows import Branch, Calls, RetryRule
 from statemachine.transactions.statuses import BranchStatus, Mode

@@ -20,8 +20,9 @@ from statemachine.outcomes import (
 from statemachine.positions import Position
 from statemachine.tickets import Ticket, TicketKind
 from statemachine.transactions import channel_binding, cleaning
+from statemachine.transactions.answers import answer_of, not_active
 from statemachine.transactions.committing import take_up
-from statemachine.transactions.desk import Desk, answer_of, not_active, takes_branches
+from statemachine.transactions.desk import Desk, takes_branches
 from statemachine.transactions.locking import await_rows, branch_not_found, end_wait
 from statemachine.transactions.planning import Program
 from statemachine.transactions.row_locks import Wait
