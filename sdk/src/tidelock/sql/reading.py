@@ -199,6 +199,7 @@ class _Reader:
         from sqlglot import exp  # noqa: PLC0415
         from sqlglot.errors import SqlglotError  # noqa: PLC0415
 
+        from tidelock.sql.insert_shapes import InsertShape  # noqa: PLC0415
         from tidelock.sql.shapes import Shape  # noqa: PLC0415
 
         try:
@@ -221,7 +222,7 @@ class _Reader:
             case exp.Delete():
                 return shape.delete()
             case exp.Insert():
-                return shape.insert()
+                return InsertShape(self, tree, tokens).insert()
             case exp.Query():
                 return shape.select()
         return self.refuse("it was not understood; write it in simpler terms")
