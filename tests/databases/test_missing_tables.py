@@ -16,6 +16,7 @@ from tidelock.fence.fence_table import FenceStatus, FenceTable
 from tidelock.messages.inbox import Inbox
 from tidelock.messages.message import Message
 from tidelock.messages.outbox import Outbox
+from tidelock.saga.results import ResultTable
 from tidelock.sql.errors import TableMissingError
 from tidelock.sql.session import Session
 from tidelock.testing import Coordinator
@@ -31,6 +32,7 @@ USES: dict[str, Callable[[Session], Awaitable[object]]] = {
         session, ("x:1", 1), "take", FenceStatus.TRIED, "{}", cluster_id="c"
     ),
     "barrier": lambda session: BranchBarrier(BRANCH).enter(session),
+    "saga-result": lambda session: ResultTable(session.dialect).read(session, ("x:1", "01")),
     "outbox": lambda session: Outbox().put(session, "t", {}, id=None, delay_ms=0),
     "inbox": lambda session: Inbox().enter(session, MESSAGE),
 }

@@ -9,6 +9,7 @@ import pytest
 
 from tests.databases.connections import BLOCKING, DIALECT_OF, DRIVERS, Database
 from tidelock.driving import drive
+from tidelock.sql import databases
 from tidelock.sql.catalog import Catalog, TableName, search_path
 from tidelock.sql.drivers import session_of
 from tidelock.sql.errors import DatabaseUnsuitableError
@@ -150,3 +151,25 @@ async def test_a_connection_of_psycopg_that_is_awaited_is_refused_by_name(
             session_of(connection)
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("database", "at_once"),
+    [("mysql", "SET lock_wait_timeout = 2"), ("postgresql", "SET lock_timeout = '2s'")],
+    indirect=["database"],
+)
+def test_a_connection_that_is_kept_after_a_query_holds_up_nobody(
+    database: Database, at_once: str
+) -> None:
+    database.sql(TABLE)
+    source = databases.Database(database.connect, blocking=True)
+
+    async def look(session: Session) -> list[tuple[Any, ...]]:
+        found = await values(session)
+        if session.in_transaction:
+            await session.rollback()
+        return found
+
+    assert drive(source.run_here(look)) == []
+    database.sql(at_once, "DROP TABLE t")
+    source.close()

@@ -45,7 +45,8 @@ class ServedStock:
         self.before: Callable[[str], object] = lambda _: None
         awaits = driver in AWAITING
         connect: Any = database.connect if not awaits else lambda: database.open(driver)
-        self.service = SagaService(SagaDataSource(connect), key=key)
+        self.source = SagaDataSource(connect)
+        self.service = SagaService(self.source, key=key)
         take: Callable[..., Any] = self._async_take if awaits else self._take
         give_back: Callable[..., Any] = self._async_give_back if awaits else self._give_back
         self.service.step(compensate=give_back, refused_by=OutOfStockError, name="take")(take)

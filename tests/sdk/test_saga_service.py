@@ -9,10 +9,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import fastapi
 import httpx
 import msgspec
 import pytest
@@ -39,10 +40,12 @@ PAYLOAD = {"sku": "tea", "count": 3}
 
 
 @pytest.fixture
-def stock(request: pytest.FixtureRequest, database: Database) -> ServedStock:
+def stock(request: pytest.FixtureRequest, database: Database) -> Iterator[ServedStock]:
     driver: str = request.node.callspec.params["database"]
     database.sql(*tables(driver))
-    return ServedStock(database, driver)
+    stock = ServedStock(database, driver)
+    yield stock
+    stock.source.close()
 
 
 async def called(
@@ -126,7 +129,7 @@ async def test_what_is_not_refused_is_done_when_it_comes_again(stock: ServedStoc
     assert stock.free() == 7
 
 
-@ON_SQLITE
+@pytest.mark.parametrize("database", ["pymysql", "psycopg", "sqlite3"], indirect=True)
 async def test_calls_at_once_of_one_branch_are_one(stock: ServedStock) -> None:
     replies = await asyncio.gather(*(called(stock) for _ in range(5)))
     assert {(reply.status, reply.body) for reply in replies} == {(200, b'{"taken":3}')}
@@ -176,6 +179,17 @@ async def test_it_is_an_application_of_asgi(stock: ServedStock) -> None:
         done = await client.post("/saga/take", json=PAYLOAD, params=query)
         assert done.status_code == 200
     assert stock.free() == 4
+
+
+@ON_SQLITE
+async def test_it_can_be_mounted_in_an_application_of_a_framework(stock: ServedStock) -> None:
+    app = fastapi.FastAPI()
+    app.mount("/saga", stock.service)
+    headers = {"X-Tx-Xid": "x:1", "Tidelock-Branch-Id": "1", "Tidelock-Operation": "FORWARD"}
+    here = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=here, base_url="http://stock") as client:
+        done = await client.post("/saga/take", json=PAYLOAD, headers=headers)
+    assert (done.status_code, done.json()) == (200, {"taken": 3})
 
 
 @asynccontextmanager

@@ -71,12 +71,25 @@ class Database:
         is_sound = False
         try:
             value = await work(session)
-            is_sound = not session.in_transaction
+            is_sound = not session.in_transaction and await self._left_alone(session)
             return value
         finally:
             if not (is_sound and self._keep(session)):
                 with contextlib.suppress(Exception):
                     await session.close()
+
+    async def _left_alone(self, session: Session) -> bool:
+        """End what a mere query may have begun; say whether the connection can still be used.
+
+        PyMySQL is not told of it, and nobody could change the tables while the connection is kept.
+        """
+        if not self._blocking or session.dialect.name != "mysql":
+            return True
+        try:
+            await session.rollback()
+        except Exception:
+            return False
+        return True
 
     def _take(self) -> Session | None:
         with self._lock:
