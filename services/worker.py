@@ -31,8 +31,7 @@ from services.messages import (
     from_node,
     to_line,
 )
-from services.running import Databases, Runner
-from services.sources import DriverMissingError
+from services.sources import DriverMissingError, driver_of
 from services.work import TakenOverError
 from tidelock import Application
 from tidelock.services import JtaStatus
@@ -152,6 +151,9 @@ class Worker:
     def __init__(self, settings: Configure, pipe: Pipe) -> None:
         self._settings = settings
         self._pipe = pipe
+        # What they stand on is installed with the drivers, for which `main` has looked.
+        from services.running import Databases, Runner  # noqa: PLC0415
+
         # No instance: a worker that follows one that died is another session, at once.
         self._application = Application(
             settings.addresses,
@@ -184,8 +186,6 @@ class Worker:
             try:
                 self._databases.attach()
                 break
-            except DriverMissingError as error:
-                self._pipe.send(Unavailable(why=str(error)))
             except Exception as error:
                 _log.warning("a data source cannot be used: %s", error)
                 self._pipe.send(Unavailable(why=f"{type(error).__name__}: {error}"))
@@ -234,7 +234,16 @@ def main() -> None:
         level=_LEVELS.get(configured.log_level, logging.INFO),
         format=f"%(asctime)s %(levelname)s {configured.node_id} %(name)s %(message)s",
     )
-    worker = Worker(configured, Pipe(out))
+    pipe = Pipe(out)
+    try:
+        for source in (configured.primary, configured.secondary):
+            driver_of(source.kind)
+    except DriverMissingError as error:
+        # It stays, so that its node need not start it again and again.
+        pipe.send(Unavailable(why=str(error)))
+        lines.read()
+        os._exit(0)
+    worker = Worker(configured, pipe)
     worker.start()
     started_at = time.monotonic()
     for line in lines:
