@@ -268,3 +268,12 @@ async def units() -> None:
     except tidelock.LcnError as error:
         of_all: tidelock.TidelockError = error
         assert_type(of_all.args, tuple[Any, ...])
+
+
+def sources_of_units() -> None:
+    """Databases for units of LCN and TXC."""
+    undone = tidelock.TxcDataSource(lambda: None, lock_wait_timeout_ms=1_000)
+    undone.close()
+    either = tidelock.TxDataSource(lambda: None, default=tidelock.UnitType.TXC)
+    assert_type(either.lcn, tidelock.LcnDataSource)
+    assert_type(either.txc, tidelock.TxcDataSource)

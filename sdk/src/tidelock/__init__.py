@@ -52,8 +52,10 @@ if TYPE_CHECKING:
     from tidelock.transaction.hooks import TransactionHooks
     from tidelock.transaction.propagation import Propagation
     from tidelock.transaction.suspending import Suspended, resume, suspend, suspended
+    from tidelock.txc.source import TxcDataSource
     from tidelock.units.decorators import lcn_transaction, tx_transaction, txc_transaction
     from tidelock.units.hooks import UnitHooks
+    from tidelock.units.source import TxDataSource
     from tidelock.units.unit import Unit, UnitType, current_unit
 
 _MODULES: Final = {
@@ -100,7 +102,9 @@ _MODULES: Final = {
     "tidelock.transaction.propagation": ("Propagation",),
     "tidelock.transaction.suspending": ("Suspended", "resume", "suspend", "suspended"),
     "tidelock.units.decorators": ("lcn_transaction", "tx_transaction", "txc_transaction"),
+    "tidelock.txc.source": ("TxcDataSource",),
     "tidelock.units.hooks": ("UnitHooks",),
+    "tidelock.units.source": ("TxDataSource",),
     "tidelock.units.unit": ("Unit", "UnitType", "current_unit"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
@@ -146,6 +150,8 @@ __all__ = [
     "TransactionRolledBackError",
     "TransactionTimedOutError",
     "TryRefusedError",
+    "TxDataSource",
+    "TxcDataSource",
     "Unit",
     "UnitHooks",
     "UnitType",

@@ -157,7 +157,8 @@ class BatchTracer(Tracer):
         self.has_run = True
         return await self._batch.run(self._groups)
 
-    async def _before(self, photographer: Photographer) -> Image:
+    async def _before(self, photographer: Photographer, *, locks: bool = True) -> Image:
+        assert locks, "who looks at rows before they are locked has no batches"
         statement = self._statement
         condition = statement.where.text[len("WHERE") :].strip()
         wanted = Fragment(condition, statement.where.keys)

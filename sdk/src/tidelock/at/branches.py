@@ -14,10 +14,12 @@ from tidelock.application import Application
 from tidelock.at.errors import LockWaitTimeoutError, RowsLockedError
 from tidelock.calls import Calls
 from tidelock.client import Client
+from tidelock.client.answers import BranchMode, RowLockMode
 from tidelock.client.row_keys import LockKeys
 from tidelock.errors import Holder, LockConflictError, Problem, TidelockError
 from tidelock.transaction.context import Binding
 from tidelock.transaction.handle import tells_with_decision
+from tidelock.units.unit import current_unit
 
 _log = logging.getLogger(__name__)
 
@@ -48,33 +50,69 @@ class Branches:
         resource_id: str,
         *,
         lock_wait_ms: int = DEFAULT_LOCK_WAIT_MS,
+        mode: BranchMode = "AT",
     ) -> None:
+        self._mode: Final = mode
         self._application = application
         self._calls = calls
         self.resource_id = resource_id
-        self._lock_wait_ms = lock_wait_ms
+        self.lock_wait_ms: Final = lock_wait_ms
 
-    async def register(self, xid: str, keys: LockKeys) -> int:
-        """Register a branch with its rows, all or none. It does not wait for them.
+    async def register(
+        self, xid: str, keys: LockKeys, *, lock_mode: RowLockMode = "EXCLUSIVE", wait_ms: int = 0
+    ) -> int:
+        """Register a branch with its rows, all or none. It does not wait for them unless told to.
 
         Raises:
             RowsLockedError, TransactionNotActiveError, …
         """
         session_id = await self._application.session_id(self._calls)
+        unit = current_unit()
         try:
             registered = await self._calls(
                 lambda client: client.branches.register(
                     xid,
-                    "AT",
+                    self._mode,
                     self.resource_id,
                     lock_keys=keys,
+                    lock_mode=lock_mode,
+                    wait_ms=wait_ms,
                     application_id=self._application.application_id,
                     session_id=session_id,
+                    unit_id=None if unit is None else unit.unit_id or None,
+                    application_data=None if unit is None else unit.application_data,
                 )
             )
         except LockConflictError as error:
-            raise RowsLockedError(error.problem, self.resource_id, keys) from error
+            raise RowsLockedError(error.problem, self.resource_id, keys, self._mode) from error
         return registered.branch_id
+
+    async def lock(
+        self,
+        xid: str,
+        branch_id: int,
+        keys: LockKeys,
+        *,
+        lock_mode: RowLockMode = "EXCLUSIVE",
+        wait_ms: int = 0,
+    ) -> None:
+        """Lock more rows for a branch that has not reported, all or none.
+
+        Raises:
+            RowsLockedError, DeadlockError, TransactionNotActiveError, …
+        """
+        try:
+            await self._calls(
+                lambda client: client.branches.lock(
+                    xid, branch_id, lock_keys=keys, lock_mode=lock_mode, wait_ms=wait_ms
+                )
+            )
+        except LockConflictError as error:
+            raise RowsLockedError(error.problem, self.resource_id, keys, self._mode) from error
+
+    async def unlock(self, xid: str, branch_id: int, keys: LockKeys) -> None:
+        """Give rows back that a branch locked since a savepoint."""
+        await self._calls(lambda client: client.branches.unlock(xid, branch_id, lock_keys=keys))
 
     @property
     def cluster_id(self) -> str:
@@ -173,6 +211,7 @@ class Branches:
             ),
             self.resource_id,
             keys,
+            self._mode,
         )
 
     async def turn(self, binding: Binding, keys: LockKeys, wait_ms: int | None = None) -> int:
@@ -185,7 +224,7 @@ class Branches:
         Raises:
             LockWaitTimeoutError, DeadlockError, TransactionNotActiveError, …
         """
-        wait_ms = self._lock_wait_ms if wait_ms is None else wait_ms
+        wait_ms = self.lock_wait_ms if wait_ms is None else wait_ms
         if binding.xid is None:
             await self._free_within(keys, wait_ms)
             return 0
@@ -194,7 +233,7 @@ class Branches:
             kept = await self._calls(
                 lambda client: client.branches.register(
                     xid,
-                    "AT",
+                    self._mode,
                     self.resource_id,
                     lock_keys=keys,
                     wait_ms=wait_ms,
@@ -202,7 +241,7 @@ class Branches:
                 )
             )
         except LockConflictError as error:
-            raise _timed_out(keys, wait_ms) from error
+            raise timed_out(keys, wait_ms) from error
         return kept.branch_id
 
     async def leave(self, binding: Binding, turn: int) -> None:
@@ -227,12 +266,13 @@ class Branches:
             if found.lockable:
                 return
             if time.monotonic() >= ends_at:
-                raise _timed_out(keys, wait_ms)
+                raise timed_out(keys, wait_ms)
             # The node stops; another one is asked.
             await self._calls(lambda _: asyncio.sleep(_PAUSE_S))
 
 
-def _timed_out(keys: Mapping[str, object], wait_ms: int) -> LockWaitTimeoutError:
+def timed_out(keys: Mapping[str, object], wait_ms: int) -> LockWaitTimeoutError:
+    """Return what is raised when rows were waited for in vain."""
     return LockWaitTimeoutError(
         f"rows of {', '.join(keys)} stayed locked by other global transactions for {wait_ms} ms"
     )

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from tidelock.client.answers import BranchMode
 from tidelock.client.row_keys import LockKeys
 from tidelock.errors import LockConflictError, Problem, TidelockError
 
@@ -23,14 +24,21 @@ class RowsLockedError(LockConflictError):
     `holder` says who has the first of them. `resource_id` and `lock_keys` are the rows to wait for.
     """
 
-    def __init__(self, problem: Problem, resource_id: str = "", lock_keys: LockKeys | None = None):
+    def __init__(
+        self,
+        problem: Problem,
+        resource_id: str = "",
+        lock_keys: LockKeys | None = None,
+        mode: BranchMode = "AT",
+    ):
         super().__init__(problem)
+        self.mode: BranchMode = mode
         self.resource_id = resource_id
         self.lock_keys: LockKeys = lock_keys or {}
 
-    def __reduce__(self) -> tuple[type[RowsLockedError], tuple[Problem, str, LockKeys]]:  # type: ignore[override]  # it has more to take along
+    def __reduce__(self) -> tuple[type[RowsLockedError], tuple[Problem, str, LockKeys, str]]:  # type: ignore[override]  # it has more to take along
         """So that it survives the way from one process to another."""
-        return type(self), (self.problem, self.resource_id, self.lock_keys)
+        return type(self), (self.problem, self.resource_id, self.lock_keys, self.mode)
 
 
 class LockWaitTimeoutError(TidelockError):

@@ -201,7 +201,7 @@ class Insertion:
 
     # The rows that it may meet
 
-    async def met(self, photographer: Photographer) -> Image | None:
+    async def met(self, photographer: Photographer, *, locks: bool = True) -> Image | None:
         """Make an image of the rows that are there already, by any unique index; None when no row
         of the statement can meet one.
 
@@ -211,7 +211,7 @@ class Insertion:
         source = self._conflicting()
         if source is None:
             return None
-        return await photographer.matching(source, self._name, self.call.values)
+        return await photographer.matching(source, self._name, self.call.values, locks=locks)
 
     async def done(self, photographer: Photographer, before: Image, ran: Ran) -> Image:
         """Make an image of the rows that were met or made.

@@ -9,7 +9,7 @@ registration never waits while the database's own locks are held.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 
@@ -23,7 +23,7 @@ from tidelock.at.errors import (
     TooManyRowsError,
 )
 from tidelock.at.images import GREATEST_ROWS, Image
-from tidelock.at.local_work import Keys, Work
+from tidelock.at.local_work import Keys, Row, Work
 from tidelock.at.tracing import Tracer
 from tidelock.at.undo_log import UndoLog
 from tidelock.crash_points import reached
@@ -153,7 +153,7 @@ class PhaseOne:
                 return False
             if change is not None:
                 work.changes.append(change)
-                self._note(work, image)
+                await self._note(work, image)
             return True
 
     async def _went_back(self, error: BaseException) -> bool:
@@ -193,8 +193,9 @@ class PhaseOne:
             tracer = Tracer(self._session, statement, table, call)
             try:
                 if statement.kind is Kind.READ_LOCKING:
-                    await self._locking(work, tracer, is_first=is_first)
+                    await self._locking(work, tracer, statement, is_first=is_first)
                     return
+                await self._lock_first(work, tracer, is_first=is_first)
                 change, image = await tracer.trace()
             except BaseException as error:
                 await self._spoil(work, tracer, error)
@@ -202,7 +203,7 @@ class PhaseOne:
             if change is None:
                 return
             work.changes.append(change)
-            self._note(work, image)
+            await self._note(work, image)
 
     async def _entered(self, binding: Binding, statement: Statement) -> tuple[Work, Table]:
         """Return what is under way, and the table of a statement, before it is looked at."""
@@ -252,7 +253,7 @@ class PhaseOne:
     def _begun(self, binding: Binding) -> Work:
         work = self._work
         if work is None:
-            work = self._work = Work(binding)
+            work = self._work = self._new_work(binding)
         elif work.binding.xid != binding.xid:
             raise MixedTransactionsError(
                 f"this connection's local transaction belongs to {self._whose(work)}, and cannot "
@@ -293,7 +294,13 @@ class PhaseOne:
         work.described.add(table.full_name)
         return table
 
-    def _note(self, work: Work, image: Image) -> None:
+    def _new_work(self, binding: Binding) -> Work:
+        return Work(binding)
+
+    async def _lock_first(self, work: Work, tracer: Tracer, *, is_first: bool) -> None:
+        """Lock the rows of a statement before it runs: not in AT, which locks them at the end."""
+
+    async def _note(self, work: Work, image: Image) -> None:
         name = image.table.full_name
         work.rows += [(name, parts) for parts in image.rows]
         if len(work.rows) > GREATEST_ROWS and sum(map(len, work.keys().values())) > GREATEST_ROWS:
@@ -301,7 +308,9 @@ class PhaseOne:
                 f"this local transaction changes more than {GREATEST_ROWS} rows; commit in between"
             )
 
-    async def _locking(self, work: Work, tracer: Tracer, *, is_first: bool) -> None:
+    async def _locking(
+        self, work: Work, tracer: Tracer, statement: Statement, *, is_first: bool
+    ) -> None:
         """Run SELECT … FOR UPDATE, whose rows no other global transaction may have."""
         turn = 0
         try:
@@ -339,10 +348,10 @@ class PhaseOne:
         await call.run()
         if statement.kind is Kind.SAVEPOINT:
             if self._work is None:
-                self._work = Work(binding)
+                self._work = self._new_work(binding)
             self._work.set_savepoint(statement.savepoint, begins=begins)
         elif self._work is not None:
-            self._work.go_back(statement.savepoint)
+            await self._let_go(self._work, self._work.go_back(statement.savepoint))
 
     async def _release(self, statement: Statement, call: StatementCall) -> None:
         work = self._work
@@ -362,6 +371,9 @@ class PhaseOne:
             await call.run()
             del work.savepoints[at:]
 
+    async def _let_go(self, work: Work, rows: Sequence[Row]) -> None:
+        """Give rows back that were locked since a savepoint: none are, in AT."""
+
     # The ends
 
     async def commit(self, commit: Callable[[], Awaitable[None]]) -> None:
@@ -378,13 +390,15 @@ class PhaseOne:
         work, self._work = self._work, None
         if work is not None and work.spoiled is not None:
             await self._roll_back_quietly()
+            await self._abandoned(work)
             raise ImageMismatchError(
                 f"the local transaction was rolled back: {work.spoiled[0]}"
             ) from work.spoiled[0]
-        if work is None or not work.changes:
+        if work is None or not self._has_branch(work):
             await commit()
             return
         if not await self._is_open():
+            await self._abandoned(work)
             raise LocalTransactionLostError(
                 "the local transaction has ended without commit(): the connection was lost and "
                 f"made anew, or something else ended it. Of {self._whose(work)}, it changed "
@@ -397,7 +411,7 @@ class PhaseOne:
         xid = work.binding.xid
         try:
             reached("at.before-register")
-            branch_id = await self._branches.register(xid, work.keys())
+            branch_id = await self._registered(xid, work)
             reached("at.after-register")
         except BaseException:
             await self._roll_back_quietly()
@@ -419,13 +433,34 @@ class PhaseOne:
             await self._roll_back_quietly()
             await self._branches.failed(xid, branch_id, error)
             raise
+        await self._finished(work.binding, branch_id)
+
+    def _has_branch(self, work: Work) -> bool:
+        return bool(work.changes)
+
+    async def _registered(self, xid: str, work: Work) -> int:
+        return await self._branches.register(xid, work.keys())
+
+    async def _abandoned(self, work: Work) -> None:
+        """The local transaction was rolled back: in AT nobody knows of it."""
+
+    async def _finished(self, binding: Binding, branch_id: int) -> None:
+        """The local transaction is committed."""
+        await self.report(binding, branch_id)
+
+    async def report(self, binding: Binding, branch_id: int) -> None:
+        """Say that a branch is done.
+
+        Raises: what `Branches.report` raises. If it was rolled back before, it is undone.
+        """
         reached("at.before-report")
         try:
-            await self._branches.done(work.binding, branch_id, self._take_back)
+            await self._branches.done(binding, branch_id, self._take_back)
         except (TransactionNotActiveError, TransactionNotFoundError) as refused:
             if was_rolled_back(refused):
                 # Its guards may be gone: then it met none, and nobody asks for it any more.
-                await self._branches.on_the_loop(self._take_back, xid, branch_id)
+                assert binding.xid is not None
+                await self._branches.on_the_loop(self._take_back, binding.xid, branch_id)
             raise
         reached("at.after-report")
 

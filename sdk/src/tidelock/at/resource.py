@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from tidelock.application import Application, configured
 from tidelock.at.branches import DEFAULT_LOCK_WAIT_MS, Branches
@@ -30,9 +30,9 @@ _log: Final = logging.getLogger(__name__)
 
 
 class AtResource:
-    """Phase two of AT branches in one database. Implements `tidelock.rm.resource.Resource`."""
-
-    mode: Final[Mode] = "AT"
+    """Phase two of AT branches, or TXC's, in one database. Implements
+    `tidelock.rm.resource.Resource`.
+    """
 
     def __init__(
         self,
@@ -41,7 +41,9 @@ class AtResource:
         rules: Rules,
         policy: DirtyPolicy,
         application: Application,
+        mode: Mode = "AT",
     ) -> None:
+        self.mode: Final[Mode] = mode
         self._application = application
         self._resource_id = resource_id
         self._database = database
@@ -147,6 +149,8 @@ class AtDataSource:
     The table `undo_log` must be there: `tidelock undo-log ddl` prints what makes it. Outside of
     global transactions its connections are as without it.
     """
+
+    mode: ClassVar[Mode] = "AT"
 
     def __init__(
         self,
@@ -277,8 +281,17 @@ class AtDataSource:
         """
         resource, rules = await self._attached(session, blocking=blocking)
         branches = Branches(
-            self.application, calls, resource.resource_id, lock_wait_ms=self._lock_wait_ms
+            self.application,
+            calls,
+            resource.resource_id,
+            lock_wait_ms=self._lock_wait_ms,
+            mode=self.mode,
         )
+        return self._phase_one(session, rules, branches, resource)
+
+    def _phase_one(
+        self, session: Session, rules: Rules, branches: Branches, resource: AtResource
+    ) -> PhaseOne:
         return PhaseOne(session, rules, branches, resource.take_back, in_batches=True)
 
     def close(self) -> None:
@@ -308,6 +321,7 @@ class AtDataSource:
                     rules,
                     self._dirty,
                     self.application,
+                    self.mode,
                 )
                 self.application.attach(resource)
                 self._known = resource, rules

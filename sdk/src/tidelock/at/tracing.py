@@ -123,7 +123,7 @@ class Tracer:
             return statement.order, False
         return Fragment(""), True
 
-    async def _before(self, photographer: Photographer) -> Image:
+    async def _before(self, photographer: Photographer, *, locks: bool = True) -> Image:
         statement = self._statement
         if "LIMIT" in statement.order.text.upper():
             await self._keeps_others_out()
@@ -132,7 +132,7 @@ class Tracer:
         text = " ".join([f"FROM {statement.target.text}", *(part.text for part in parts)])
         keys = statement.target.keys + tuple(key for part in parts for key in part.keys)
         source = Fragment(text, keys)
-        return await photographer.matching(source, statement.alias, self._call.values)
+        return await photographer.matching(source, statement.alias, self._call.values, locks=locks)
 
     async def _keeps_others_out(self) -> None:
         """See that no row can slip in before those of the image, and be changed instead of them."""
@@ -298,11 +298,32 @@ class Tracer:
             if not least <= count <= most:
                 raise self._mismatch(f"it counted {count}, and {least} to {most} were expected")
 
+    async def foreseen(self) -> Image | None:
+        """Look, without locks, which rows it will change or lock; None where nobody can tell.
+
+        Raises:
+            StatementRefusedError
+        """
+        photographer = Photographer(self._session, self._table, ())
+        match self._statement.kind:
+            case Kind.UPDATE | Kind.DELETE:
+                return await self._before(photographer, locks=False)
+            case Kind.READ_LOCKING:
+                return await self._to_lock()
+            case Kind.INSERT if self._statement.conflict is not None:
+                insertion = Insertion(self._session, self._statement, self._table, self._call)
+                return await insertion.met(photographer, locks=False)
+            case _:
+                return None
+
     # SELECT … FOR UPDATE
 
     async def locked(self) -> Image | None:
         """Run a locking read; return which rows it has locked."""
         await self._run()
+        return await self._to_lock()
+
+    async def _to_lock(self) -> Image:
         statement = self._statement
         photographer = Photographer(self._session, self._table, ())
         clause = statement.where

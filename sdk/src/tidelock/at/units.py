@@ -163,7 +163,7 @@ class _Unit:
         # What is kept from the last time is among what is waited for now. Who waits keeps nothing.
         await self._leave()
         binding = current() or Binding()
-        branches = Branches(self._application, self._calls, locked.resource_id)
+        branches = Branches(self._application, self._calls, locked.resource_id, mode=locked.mode)
         turn = await branches.turn(binding, locked.lock_keys, left_ms)
         self._turn = branches, binding, turn
 

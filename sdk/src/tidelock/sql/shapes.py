@@ -354,4 +354,7 @@ class Shape:
             alias=alias,
             source=self.fragment(start, stop),
             where=self.fragment(stop, self.end),
+            shares=all(
+                not lock.args.get("update") for each in locks for lock in each.args["locks"]
+            ),
         )

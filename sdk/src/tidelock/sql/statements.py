@@ -95,4 +95,6 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     """Columns that it returns, `*` for all; None when it returns none."""
     source: Fragment = Fragment("")
     """Of a locking read: `FROM … WHERE …` up to its locks."""
+    shares: bool = False
+    """Of a locking read: it keeps others from changing its rows, and not from reading them."""
     savepoint: str = ""
