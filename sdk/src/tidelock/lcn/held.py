@@ -21,7 +21,7 @@ from tidelock.client.transport import INHERITED
 from tidelock.driving import drive
 from tidelock.lcn.errors import ConnectionsHeldError, GroupOverError, LcnMisuseError
 from tidelock.rm.workers import in_worker
-from tidelock.sql.drivers.lent_connections import closed
+from tidelock.sql.drivers import closed
 from tidelock.sql.places import Places
 from tidelock.sql.session import Session
 

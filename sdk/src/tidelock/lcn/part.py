@@ -18,7 +18,7 @@ from tidelock.crash_points import reached
 from tidelock.errors import ConflictError, NotFoundError, TidelockError
 from tidelock.lcn.errors import ConnectionsHeldError, LcnMisuseError
 from tidelock.lcn.held import Held, Holding, Outcome
-from tidelock.sql.drivers.lent_connections import closed
+from tidelock.sql.drivers import closed
 from tidelock.sql.session import Session, release, rollback_to, savepoint
 from tidelock.units.unit import Unit
 

@@ -14,15 +14,14 @@ from typing import Any, Final
 from tidelock.application import Application, configured
 from tidelock.calls import Calls
 from tidelock.driving import drive
-from tidelock.lcn.errors import LcnMisuseError
 from tidelock.lcn.held import Holding
+from tidelock.lcn.lending import Lent
 from tidelock.lcn.part import Desk, LcnPart, part_of
 from tidelock.lcn.phase_two import LcnResource
-from tidelock.sql.drivers import session_of
-from tidelock.sql.drivers.lent_connections import LentConnection, closed
+from tidelock.sql.drivers import closed, session_of
 from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.sql.identity import identify
-from tidelock.sql.session import Session, rollback_to, savepoint
+from tidelock.sql.session import Session
 from tidelock.transaction.context import current_xid
 from tidelock.transaction.shielding import shielded
 from tidelock.units.unit import Unit, bind, current_unit, unbind
@@ -172,63 +171,6 @@ def _check_threads(connection: Any) -> None:
         )
 
 
-class _Lent:
-    """What a block's wishes to end its work come to. Implements `Lender`."""
-
-    def __init__(self, part: LcnPart) -> None:
-        self._part = part
-        self._point = part.savepoint
-        self.is_over = False
-
-    async def mark(self) -> None:
-        """Keep what was done until now from what `rollback` undoes."""
-        name = self._part.held.name()
-        await savepoint(self._part.session, name)
-        self._point = name
-
-    async def commit(self) -> None:
-        """As `mark`: it is committed with the group."""
-        await self.mark()
-
-    async def rollback(self) -> None:
-        """Undo what was done since the block began, or `commit`."""
-        await rollback_to(self._part.session, self._point)
-
-    async def close(self) -> None:
-        """Nothing: it is closed when the group has ended."""
-
-
-class LcnConnection(LentConnection):
-    """A group's connection, as a block has it."""
-
-    def __init__(self, wrapped: Any, lent: _Lent) -> None:
-        super().__init__(wrapped, lent)
-        self._self_lent = lent
-
-    def begin(self, *_: Any, **__: Any) -> Any:
-        """As `commit`: that is what beginning another one does."""
-        return self.commit()
-
-    def __getattr__(self, name: str) -> Any:
-        if self._self_lent.is_over:
-            raise LcnMisuseError(
-                "the block of this connection has ended; what is done now would belong to nobody"
-            )
-        value = super().__getattr__(name)
-        if name == "executescript" or (name == "autocommit" and callable(value)):
-
-            def refuse(*_: Any, **__: Any) -> Any:
-                raise LcnMisuseError(f"{name}() would commit what is held for the group")
-
-            return refuse
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in {"autocommit", "isolation_level"}:
-            raise LcnMisuseError(f"changing {name} would commit what is held for the group")
-        super().__setattr__(name, value)
-
-
 class LcnBlock:
     """A block of `LcnDataSource.connection`. It is used once."""
 
@@ -239,7 +181,7 @@ class LcnBlock:
         self._is_own = False
         """The block is the unit."""
         self._part: LcnPart | None = None
-        self._lent: _Lent | None = None
+        self._lent: Lent | None = None
         self._plain: Any = None
         self._token: Token[Unit | None] | None = None
 
@@ -296,7 +238,7 @@ class LcnBlock:
         self._is_own = unit is None
         self._unit = unit or Unit(None, xid=xid)
         part = await part_of(self._source.desk, calls, self._unit, user)
-        self._lent = _Lent(part)
+        self._lent = Lent(part)
         self._part = part
         if not self._is_own:
             try:
@@ -314,6 +256,8 @@ class LcnBlock:
         if self._is_own:
             # Blocks within it belong to it.
             self._token = bind(self._unit)
+        from tidelock.lcn.connections import LcnConnection  # noqa: PLC0415 (needs wrapt)
+
         return LcnConnection(self._part.session.connection, self._lent)
 
     def _forget(self) -> None:

@@ -10,7 +10,7 @@ from tidelock.at.phase_one import PhaseOne, Rules
 from tidelock.at.resource import AtDataSource, AtResource
 from tidelock.driving import drive
 from tidelock.rm.resource import Mode
-from tidelock.sql.drivers.lent_connections import closed
+from tidelock.sql.drivers import closed
 from tidelock.sql.session import Session
 from tidelock.txc.phase_one import TxcPhaseOne
 

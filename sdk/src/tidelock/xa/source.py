@@ -23,8 +23,7 @@ from tidelock.rm.resource import (
     PhaseTwoStatus,
 )
 from tidelock.rm.workers import in_worker
-from tidelock.sql.drivers import session_of
-from tidelock.sql.drivers.lent_connections import closed
+from tidelock.sql.drivers import closed, session_of
 from tidelock.sql.identity import identify
 from tidelock.sql.session import Session
 from tidelock.transaction.context import current

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any, Final
 
 from tidelock.sql.errors import DatabaseUnsuitableError
@@ -37,3 +38,11 @@ def session_of(connection: Any) -> Session:
         f"{type(connection).__module__}.{type(connection).__name__} is no connection of a known "
         f"driver: {', '.join(_MODULES)}"
     )
+
+
+async def closed(connection: Any) -> None:
+    """Close a driver's connection, whatever state it is in."""
+    close = getattr(connection, "ensure_closed", None) or connection.close
+    done = close()
+    if inspect.isawaitable(done):
+        await done

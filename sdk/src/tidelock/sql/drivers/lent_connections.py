@@ -78,11 +78,3 @@ class LentConnection(wrapt.ObjectProxy[Any]):
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is not None:
             await self.rollback()
-
-
-async def closed(connection: Any) -> None:
-    """Close a driver's connection, whatever state it is in."""
-    close = getattr(connection, "ensure_closed", None) or connection.close
-    done = close()
-    if inspect.isawaitable(done):
-        await done
