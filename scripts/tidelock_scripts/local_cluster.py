@@ -366,14 +366,32 @@ class LocalCluster:
             yield
 
 
+_claimed: list[socket.socket] = []
+"""What keeps the last base port from others."""
+
+
 def free_base_port(nodes: int = DEFAULT_NODES) -> int:
-    """Return a base port at which every port of a cluster is free now."""
+    """Return a base port at which every port of a cluster is free now.
+
+    No other process is given it before this one asks again, or ends: the base port itself, which
+    no node uses, is kept bound, so that two that start clusters at once do not meet.
+    """
     for base_port in range(20_000 + (os.getpid() % 40) * 250, 32_000, 250):
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", base_port))
+        except OSError:
+            claim.close()
+            continue
         numbers = range(1, nodes + 1)
         offsets = (0, PEER_PORT_OFFSET, DTM_PORT_OFFSET)
         ports = [base_port + offset + i for offset in offsets for i in numbers]
         if all(_is_free(port) for port in ports):
+            _claimed.append(claim)
+            while len(_claimed) > 1:
+                _claimed.pop(0).close()
             return base_port
+        claim.close()
     raise ClusterError("there is no free range of ports below 32000")
 
 
