@@ -326,6 +326,28 @@ async def test_a_try_that_is_done_when_its_guards_are_gone_is_taken_back(
 
 
 @ON_ALL
+async def test_a_try_that_nobody_took_back_is_cancelled_before_its_fence_goes(
+    stock: Stock, application: Application, tidelock_coordinator: Coordinator
+) -> None:
+    def end(point: str) -> None:
+        if point == "fence.after-register":
+            roll_back_all(tidelock_coordinator)
+            tidelock_coordinator.assert_clean()
+        if point == "fence.before-take-back-commit":
+            raise ZeroDivisionError  # as if the process had died
+
+    with watched(end), pytest.raises(ZeroDivisionError):
+        await purchase(stock, 3)
+    assert stock.numbers() == (7, 3, 0)
+    tidelock_coordinator.advance(120_000)
+    resource = application.resource("TCC", f"{application.application_id}:take")
+    assert isinstance(resource, FencedResource)
+    await asyncio.to_thread(application.client.run, lambda _: resource.sweep())
+    assert stock.numbers() == (10, 0, 0)
+    assert stock.fence_rows() == []
+
+
+@ON_ALL
 async def test_fences_that_nobody_was_told_to_forget_are_found_by_a_sweep(
     stock: Stock,
     application: Application,

@@ -187,3 +187,36 @@ def test_a_branch_that_is_done_when_its_guards_are_gone_is_taken_back(
     assert seen[-1] == "at.after-take-back"
     assert shop.rows() == BEFORE
     assert shop.undo_rows() == []
+
+
+@pytest.mark.parametrize("database", ["mysql", "postgresql"], indirect=True)
+def test_a_branch_that_nobody_took_back_is_undone_before_its_guard_goes(
+    shop: Shop, tidelock_coordinator: Coordinator
+) -> None:
+    def end(point: str) -> None:
+        if point == "at.after-register":
+            found = tidelock_coordinator.transactions()
+
+            async def roll_back(client: Client) -> None:
+                for each in found:
+                    await client.transactions.rollback(each.xid)
+
+            tidelock_coordinator.client.run(roll_back)
+            tidelock_coordinator.assert_clean()
+        if point == "at.before-take-back":
+            raise DiedError
+
+    with watched(end), pytest.raises(DiedError):
+        shop.within(lambda: shop.execute("UPDATE t SET v = 11 WHERE id = 1"))
+    assert shop.rows()[0] == (1, 11, "one")
+    tidelock_coordinator.advance(120_000)
+    application = shop.source.application
+    found = shop.source._known
+    assert found is not None
+    application.client.run(lambda _: found[0].sweep())
+    tidelock_coordinator.wait_until(lambda: shop.undo_rows() == [])
+    assert shop.rows() == BEFORE
+
+
+class DiedError(Exception):
+    """Stands for the end of a process."""

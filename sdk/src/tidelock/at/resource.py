@@ -131,7 +131,18 @@ class AtResource:
 
             return await self._database.run(read)
 
-        forgotten = await sweep(self._application, page_after, self._soon().delete)
+        async def undo(xid: str, branch_id: int) -> PhaseTwoResult:
+            return await self.rollback(
+                BranchCall(
+                    xid=xid,
+                    branch_id=branch_id,
+                    mode=self.mode,
+                    resource_id=self._resource_id,
+                    cluster_id=self._application.cluster_id,
+                )
+            )
+
+        forgotten = await sweep(self._application, page_after, self._soon().delete, undo)
         _log.info("%d branches of %s were over", forgotten, self._resource_id)
 
 

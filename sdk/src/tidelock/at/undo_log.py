@@ -280,13 +280,19 @@ class UndoLog:
         found = await UNDO_LOG.execute(
             session,
             self.name,
-            f"SELECT id, xid, branch_id, context FROM {self.name} WHERE id > {self._whole}"
-            f" AND xid NOT LIKE '%#%' ORDER BY id LIMIT {int(limit)}",
+            f"SELECT id, xid, branch_id, context, log_status FROM {self.name}"
+            f" WHERE id > {self._whole} AND xid NOT LIKE '%#%' ORDER BY id LIMIT {int(limit)}",
             (self._number(after),),
         )
         return [
-            Guard(int(number), str(xid), int(branch_id), _context_of(context).cluster)
-            for number, xid, branch_id, context in found.rows
+            Guard(
+                int(number),
+                str(xid),
+                int(branch_id),
+                _context_of(context).cluster,
+                int(status) == Status.TO_UNDO,
+            )
+            for number, xid, branch_id, context, status in found.rows
         ]
 
     async def delete(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:

@@ -141,7 +141,7 @@ class CoordinatorFence:
     async def forget(self, ended: Sequence[BranchCall]) -> None:
         """The coordinator forgets by itself."""
 
-    async def sweep(self) -> None:
+    async def sweep(self, cancel: Work) -> None:
         """Nothing is kept here."""
 
 

@@ -215,7 +215,7 @@ class DatabaseFence:
         """Delete the rows."""
         await self._delete([(call.xid, call.branch_id) for call in ended])
 
-    async def sweep(self) -> None:
+    async def sweep(self, cancel: Work) -> None:
         """Delete the rows of the action whose transaction is finished, page by page."""
 
         async def page_after(place: tuple[str, int] | None) -> list[Guard]:
@@ -228,7 +228,17 @@ class DatabaseFence:
 
             return await self._source.database.run(read)
 
-        await sweep(self._application, page_after, self._delete)
+        async def undo(xid: str, branch_id: int) -> PhaseTwoResult:
+            call = BranchCall(
+                xid=xid,
+                branch_id=branch_id,
+                mode="TCC",
+                resource_id="",
+                cluster_id=self._application.cluster_id,
+            )
+            return await self.cancel(call, cancel)
+
+        await sweep(self._application, page_after, self._delete, undo)
 
     async def _delete(self, branches: Sequence[tuple[str, int]]) -> None:
         async def delete(session: Session) -> None:

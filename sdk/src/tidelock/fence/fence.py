@@ -60,8 +60,11 @@ class Fence(Protocol):
         """Tell what became of a branch."""
         ...
 
-    async def sweep(self) -> None:
-        """Delete what is kept of all branches whose transaction is finished."""
+    async def sweep(self, cancel: Work) -> None:
+        """Delete what is kept of all branches whose transaction is finished.
+
+        `cancel` is for those that came too late, and that nobody took back.
+        """
         ...
 
     async def forget(self, ended: Sequence[BranchCall]) -> None:

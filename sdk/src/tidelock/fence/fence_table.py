@@ -199,14 +199,21 @@ class FenceTable:
         found = await FENCE.execute(
             session,
             self._name,
-            f"SELECT xid, branch_id, cluster_id FROM {self._name} WHERE action_name = {self._text}"
+            f"SELECT xid, branch_id, cluster_id, status FROM {self._name}"
+            f" WHERE action_name = {self._text}"
             f" AND (xid > {self._text} OR (xid = {self._text} AND branch_id > {self._whole}))"
             f" ORDER BY xid, branch_id LIMIT {int(limit)}",
             (action_name, xid, xid, number),
         )
         return [
-            Guard((xid, int(branch_id)), xid, int(branch_id), cluster_id)
-            for xid, branch_id, cluster_id in found.rows
+            Guard(
+                (xid, int(branch_id)),
+                xid,
+                int(branch_id),
+                cluster_id,
+                int(status) == FenceStatus.TRIED,
+            )
+            for xid, branch_id, cluster_id, status in found.rows
         ]
 
     async def delete(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:

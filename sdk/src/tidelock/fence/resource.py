@@ -60,4 +60,4 @@ class FencedResource:
 
     async def sweep(self) -> None:
         """Forget all that are finished, whoever left them."""
-        await self._fence.sweep()
+        await self._fence.sweep(self._cancel)
