@@ -205,6 +205,7 @@ class ChannelStream(web.WebSocketResponse):
             instance=register.instance,
             resources=tuple(register.resources),
             modes=tuple(mode.value for mode in register.modes),
+            modes_of=tuple(tuple(mode.value for mode in own) for own in register.modes_of),
             clean_batch=register.clean_batch,
             grace_ms=grace_ms,
             node_id=self._service.cluster.node_id,

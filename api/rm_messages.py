@@ -136,6 +136,11 @@ class Register(_Message, frozen=True, kw_only=True, tag="register", forbid_unkno
     ]
     """The ids of its resources, as branches name them."""
     modes: Annotated[list[RmMode], msgspec.Meta(min_length=1, max_length=len(RmMode))]
+    modes_of: Annotated[
+        list[Annotated[list[RmMode], msgspec.Meta(min_length=1, max_length=len(RmMode))]],
+        msgspec.Meta(max_length=GREATEST_RESOURCES),
+    ] = []
+    """The modes of each of `resources`, in their order, out of `modes`. Empty: each has all."""
     instance: Annotated[str, msgspec.Meta(max_length=128)] = ""
     """Which of its application's processes it is: the newest one that says so ends those before.
     Empty: it succeeds nobody."""

@@ -24,6 +24,8 @@ class RegisterChannel(Command, frozen=True, tag=76):
     """The node where its channel is open."""
     connection: int
     """A number that the node gives to no other connection, not even after a restart."""
+    modes_of: tuple[tuple[str, ...], ...] = ()
+    """Of each of `resources` its modes; empty: each has all of `modes`."""
 
 
 class AttachChannel(Command, frozen=True, tag=77):

@@ -66,6 +66,17 @@ class ChannelSession(
     """When it was attached, or detached; in wall time."""
     ends_ms: int = 0
     """When it ends unless it comes back, in elapsed time; 0 while a node holds it."""
+    modes_of: tuple[tuple[str, ...], ...] = ()
+    """Of each of `resources` its modes; empty: each has all of `modes`."""
+
+    def serves(self, resource_id: str, mode: str) -> bool:
+        """Whether the process can be asked for branches of a mode on a resource.
+
+        Of a resource that it has no more, it can for those that it registered itself.
+        """
+        if self.modes_of and resource_id in self.resources:
+            return mode in self.modes_of[self.resources.index(resource_id)]
+        return mode in self.modes
 
     @property
     def is_attached(self) -> bool:
@@ -205,7 +216,7 @@ def reachable_sessions(reader: Reader, branch: Branch) -> list[ChannelSession]:
     """
     found: dict[int, ChannelSession] = {}
     for session in _candidates(reader, branch):
-        if session.is_attached and branch.mode.value in session.modes:
+        if session.is_attached and session.serves(branch.resource_id, branch.mode.value):
             found.setdefault(session.session_id, session)
             if len(found) >= _CANDIDATES:
                 break
@@ -244,7 +255,7 @@ def session_to_clean(
     `host` counts for files only. Another `spread` makes it another session.
     """
     for session in _of_resource(reader, resource_id, host, spread):
-        if session.is_attached and mode in session.modes:
+        if session.is_attached and session.serves(resource_id, mode):
             return session
     return None
 

@@ -73,6 +73,10 @@ _RESOURCES_UNUSABLE: Final = Rejected(
 _MODES_UNUSABLE: Final = Rejected(
     RejectionCode.INVALID_COMMAND, f"modes are one or more of {', '.join(sorted(_MODES))}."
 )
+_MODES_OF_UNUSABLE: Final = Rejected(
+    RejectionCode.INVALID_COMMAND,
+    "modesOf has one list for each of resources, of one or more of modes.",
+)
 _BOUNDS_UNUSABLE: Final = Rejected(
     RejectionCode.INVALID_COMMAND,
     f"cleanBatch is 1 to {GREATEST_CLEAN_BATCH}, graceMs {LEAST_GRACE_MS} to {GREATEST_GRACE_MS}.",
@@ -125,6 +129,7 @@ def register(desk: Desk, command: RegisterChannel, place: int) -> Outcome:
         node_id=command.node_id,
         connection=command.connection,
         since_ms=state.wall_ms,
+        modes_of=command.modes_of,
     )
     if before is None:
         _succeed(desk, session, place)
@@ -150,6 +155,13 @@ def _unusable(command: RegisterChannel) -> Rejected | None:
     modes = command.modes
     if not 0 < len(modes) <= len(_MODES) or not all(mode in _MODES for mode in modes):
         return _MODES_UNUSABLE
+    if command.modes_of and len(command.modes_of) != len(resources):
+        return _MODES_OF_UNUSABLE
+    if not all(
+        0 < len(own) <= len(modes) and all(mode in modes for mode in own)
+        for own in command.modes_of
+    ):
+        return _MODES_OF_UNUSABLE
     if not 1 <= command.clean_batch <= GREATEST_CLEAN_BATCH or not (
         LEAST_GRACE_MS <= command.grace_ms <= GREATEST_GRACE_MS
     ):

@@ -97,6 +97,12 @@ async def test_the_first_resource_connects_and_closing_leaves(api: Api) -> None:
         assert await application.session_id(application.awaiting) == session_id
         (shown,) = await listed(api)
         assert (shown["resources"], shown["modes"]) == (["db", "db2"], ["AT", "XA"])
+        application.attach(Recording("db", "XA"))
+        await application.session_id(application.awaiting)
+        found = session_of(api, session_id)
+        assert found is not None
+        assert (found.resources, found.modes_of) == (("db", "db2"), (("AT", "XA"), ("XA",)))
+        application.detach("XA", "db")
         application.detach("AT", "db")
         await application.session_id(application.awaiting)
         assert (await listed(api))[0]["resources"] == ["db2"]

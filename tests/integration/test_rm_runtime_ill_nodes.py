@@ -47,6 +47,7 @@ async def test_it_registers_and_answers() -> None:
             "host": "h1",
             "resources": ["db"],
             "modes": ["AT"],
+            "modesOf": [["AT"]],
             "cleanBatch": 200,
             "graceMs": 60_000,
         }
@@ -360,7 +361,7 @@ async def test_a_fault_of_its_own_costs_it_a_connection_and_no_more(
     monkeypatch.setattr(session, "_GREATEST_PAUSE_S", 0.01)
     well = session._question
 
-    def broken_once(asked: Any) -> Any:
+    def broken_once(asked: Any, cluster_id: str) -> Any:
         monkeypatch.setattr(session, "_question", well)
         raise LookupError("no such word")
 

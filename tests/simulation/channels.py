@@ -182,6 +182,7 @@ class Wire:
             instance=register.instance,
             resources=tuple(register.resources),
             modes=tuple(mode.value for mode in register.modes),
+            modes_of=tuple(tuple(mode.value for mode in own) for own in register.modes_of),
             clean_batch=register.clean_batch,
             grace_ms=grace_ms,
             node_id=self._cluster.node_id,

@@ -46,6 +46,7 @@ class Channels(Transactions):
         grace_ms: int = GRACE_MS,
         node_id: str = "n1",
         connection: int = 1,
+        modes_of: tuple[tuple[str, ...], ...] = (),
     ) -> Outcome:
         return self.do(
             RegisterChannel(
@@ -59,6 +60,7 @@ class Channels(Transactions):
                 grace_ms=grace_ms,
                 node_id=node_id,
                 connection=connection,
+                modes_of=modes_of,
             )
         )
 
@@ -73,6 +75,7 @@ class Channels(Transactions):
         modes: tuple[str, ...] = ALL_MODES,
         node_id: str = "n1",
         connection: int = 1,
+        modes_of: tuple[tuple[str, ...], ...] = (),
     ) -> int:
         """Register a resource manager; return its session."""
         registered = result(
@@ -85,6 +88,7 @@ class Channels(Transactions):
                 modes=modes,
                 node_id=node_id,
                 connection=connection,
+                modes_of=modes_of,
             )
         )
         assert isinstance(registered, ChannelRegistered)

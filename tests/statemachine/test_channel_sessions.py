@@ -14,6 +14,7 @@ from statemachine.transactions.channel_rows import (
     latest_registration,
     list_sessions,
     reachable_sessions,
+    session_to_clean,
     sessions_of_node,
 )
 from statemachine.transactions.rows import Branch
@@ -114,6 +115,10 @@ def test_the_newest_session_of_an_instance_ends_the_one_before() -> None:
         {"node_id": "n" * 480},
         {"connection": -1},
         {"connection": 2**63},
+        {"modes_of": (("AT",), ("AT",))},
+        {"modes_of": ((),)},
+        {"modes_of": (("ZZ",),)},
+        {"modes": ("AT",), "modes_of": (("AT", "XA"),)},
     ],
 )
 def test_what_cannot_be_kept_is_refused(unusable: dict[str, object]) -> None:
@@ -270,6 +275,24 @@ def test_phase_two_goes_to_nobody_who_lacks_the_resource_or_the_mode() -> None:
     log.open(modes=("XA",))
     fits = log.open(modes=("AT",))
     assert reachable(log, branch_of(log, 0).branch_id) == [fits]
+
+
+def test_phase_two_goes_to_nobody_who_has_the_resource_in_other_modes_only() -> None:
+    log = Channels()
+    both = {"resources": ("db", "files"), "modes": ("AT", "XA")}
+    crossed = log.open(modes_of=(("XA",), ("AT",)), **both)  # type: ignore[arg-type]
+    fits = log.open(modes_of=(("AT", "XA"), ("AT",)), **both)  # type: ignore[arg-type]
+    branch = branch_of(log, 0)
+    assert reachable(log, branch.branch_id) == [fits]
+    log.detach((fits, 1))
+    assert reachable(log, branch.branch_id) == []
+    assert session_to_clean(log.store, "db", "AT", "h", 0) is None
+    found = session_to_clean(log.store, "db", "XA", "h", 0)
+    assert found is not None
+    assert found.session_id == crossed
+    # Its own branches are its own, though it has let go of the resource.
+    own = branch_of(log, crossed, resource_id="gone")
+    assert reachable(log, own.branch_id) == [crossed]
 
 
 def test_phase_two_of_lcn_goes_to_the_process_that_holds_the_connection_or_to_nobody() -> None:

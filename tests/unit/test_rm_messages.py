@@ -37,12 +37,14 @@ def test_nodes_read_what_a_process_says() -> None:
         instance="a",
         resources=("db",),
         modes=("AT", "XA"),
+        modes_of=(("XA", "AT"),),
         session_id=7,
         clean_batch=messages.GREATEST_CLEAN_BATCH,
     )
     read = of_nodes.decode(encode(register).encode())
     assert isinstance(read, of_nodes.Register)
     assert (read.resources, read.session_id, read.clean_batch) == (["db"], 7, 200)
+    assert [[mode.value for mode in own] for own in read.modes_of] == [["XA", "AT"]]
     result = Result(
         request_id=3,
         status=PhaseTwoStatus.ROLLBACK_FAILED_RETRYABLE,

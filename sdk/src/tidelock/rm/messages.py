@@ -96,6 +96,7 @@ class Register(_Message, frozen=True, kw_only=True, tag="register", omit_default
     host: str
     resources: tuple[str, ...]
     modes: tuple[str, ...]
+    modes_of: tuple[tuple[str, ...], ...] = ()
     instance: str = ""
     session_id: int = 0
     clean_batch: int = 1

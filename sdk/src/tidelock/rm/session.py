@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Final
 
 import msgspec
@@ -41,7 +41,7 @@ from tidelock.rm.messages import (
     Unreadable,
     Welcome,
 )
-from tidelock.rm.resource import BranchCall, SessionBound
+from tidelock.rm.resource import BranchCall, Resource, SessionBound
 from tidelock.rm.roster import Roster
 
 REGISTER_EVERY_S: Final = 0.15
@@ -295,6 +295,7 @@ class Session:
                 reached("rm.before-register")
                 told = revision
                 self._sent.append(revision)
+                of_each = _modes_of(resources)
                 try:
                     await connection.say(
                         Register(
@@ -302,9 +303,10 @@ class Session:
                             host=self._who.host,
                             instance=self._who.instance,
                             session_id=self._session_id,
-                            resources=tuple(sorted({each.resource_id for each in resources})),
+                            resources=tuple(of_each),
                             # One mode is named at least. Nobody is asked about no resource.
                             modes=tuple(sorted({each.mode for each in resources})) or ("AT",),
+                            modes_of=tuple(map(tuple, of_each.values())),
                             clean_batch=GREATEST_CLEAN_BATCH,
                             grace_ms=self._who.grace_ms,
                         )
@@ -440,6 +442,14 @@ class Session:
         )
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _modes_of(resources: Iterable[Resource]) -> dict[str, list[str]]:
+    """Return the ids of resources in their order, each with its modes in theirs."""
+    found: dict[str, list[str]] = {}
+    for name, mode in sorted((each.resource_id, each.mode) for each in resources):
+        found.setdefault(name, []).append(mode)
+    return found
 
 
 async def _tell(resource: SessionBound, session_id: int) -> None:
