@@ -188,7 +188,8 @@ class PhaseOne:
 
     async def _traced(self, binding: Binding, statement: Statement, call: StatementCall) -> None:
         with self._alone():
-            is_first = not self._session.in_transaction
+            # PyMySQL does not hear from the answer to a SELECT that a transaction is under way.
+            is_first = self._work is None and not self._session.in_transaction
             work, table = await self._entered(binding, statement)
             tracer = Tracer(self._session, statement, table, call)
             try:
