@@ -13,6 +13,7 @@ import pytest
 
 import tidelock
 from tests.databases.connections import Database
+from tests.databases.nothing_left import assert_nothing_left
 from tidelock.errors import TransactionNotActiveError
 from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.testing import Coordinator
@@ -51,10 +52,13 @@ def stock(database: Database) -> None:
 
 
 @pytest.fixture
-def source(database: Database, stock: None) -> Iterator[tidelock.LcnDataSource]:
+def source(
+    database: Database, stock: None, coordinator: Coordinator
+) -> Iterator[tidelock.LcnDataSource]:
     """A table of stock. Nothing is held any more when the test ends."""
     made = blocking(database)
     yield made
+    assert_nothing_left(coordinator, database)
     assert made.held() == []
 
 

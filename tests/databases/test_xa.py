@@ -13,6 +13,7 @@ import pytest
 
 import tidelock
 from tests.databases.connections import Database
+from tests.databases.nothing_left import assert_nothing_left
 from tidelock.crash_points import watched
 from tidelock.driving import drive
 from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoStatus
@@ -32,13 +33,14 @@ def coordinator(tidelock_coordinator: Coordinator) -> Coordinator:
 
 
 @pytest.fixture
-def source(database: Database) -> Iterator[XaSource]:
+def source(database: Database, coordinator: Coordinator) -> Iterator[XaSource]:
     """A table of stock. Nothing of it is left prepared when the test ends."""
     database.sql("CREATE TABLE stock (id INT PRIMARY KEY, n INT NOT NULL)")
     database.sql("INSERT INTO stock VALUES (1, 10), (2, 20)")
     made = XaSource(database.connect)
     made.attach()
     yield made
+    assert_nothing_left(coordinator, database)
     assert made.application.client.run(lambda _: made.prepared()) == []
 
 

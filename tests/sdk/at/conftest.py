@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.databases.connections import Database
+from tests.databases.nothing_left import assert_nothing_left
 from tests.sdk.at_sources import Shop
 from tidelock.application import Application
 from tidelock.testing import Coordinator
@@ -28,6 +29,7 @@ def bare_shop(
     """A database with nothing but `undo_log`."""
     shop = Shop(database, application, coordinator=tidelock_coordinator)
     yield shop
+    assert_nothing_left(tidelock_coordinator, database)
     shop.source.close()
 
 

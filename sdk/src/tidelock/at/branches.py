@@ -229,6 +229,8 @@ class Branches:
             await self._free_within(keys, wait_ms)
             return 0
         xid = binding.xid
+        # Of a file, only a manager on the host of the session can be told that it is over.
+        session_id = await self._application.session_id(self._calls)
         try:
             kept = await self._calls(
                 lambda client: client.branches.register(
@@ -238,6 +240,7 @@ class Branches:
                     lock_keys=keys,
                     wait_ms=wait_ms,
                     application_id=self._application.application_id,
+                    session_id=session_id,
                 )
             )
         except LockConflictError as error:
