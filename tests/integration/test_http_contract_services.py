@@ -233,3 +233,10 @@ async def test_an_execution_of_the_other_service_is_not_found(api: Api) -> None:
     assert (await api.get(f"/jta/status/{name}")).status == 200
     assert (await api.get(f"/xa/status/{name}")).code == "EXECUTION_NOT_FOUND"
     assert (await api.get(f"/xa/status/{NAME}")).code == "EXECUTION_NOT_FOUND"
+
+
+async def test_an_execution_has_no_second_name(api: Api) -> None:
+    await do(api, accepted("XA"))
+    assert (await api.get(f"/xa/status/{NAME}")).status == 200
+    for path in (f"/xa/status/{NAME.replace('xa-', 'jta-')}", f"/jta/status/{NAME}"):
+        assert (await api.get(path)).code == "EXECUTION_NOT_FOUND"
