@@ -129,6 +129,8 @@ def test_the_release_of_a_savepoint_that_has_begun_the_transaction_is_its_commit
 
     assert shop.undone_by(work) == CHANGED
     assert shop.rows() == BEFORE
+    # Who has read before it writes does not wait for the deletion of a guard.
+    shop.coordinator.assert_clean()
     shop.within(work)
     assert shop.rows() == CHANGED
 
