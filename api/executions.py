@@ -202,6 +202,9 @@ class Executions:
         *,
         asynchronous: bool,
     ) -> RequestOutcome:
+        # What is wrong with the request is said first: it is wrong at every node.
+        requests.idempotency_key(request)
+        requests.timeout_ms(request, self._service.settings)
         refusal = self._runs.refusal()
         if refusal is not None:
             raise refusal

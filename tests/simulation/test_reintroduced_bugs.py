@@ -205,7 +205,10 @@ def test_a_change_that_is_not_noted_is_found(monkeypatch: pytest.MonkeyPatch) ->
             note(self, place, change)
 
     monkeypatch.setattr(ChangeLog, "note", leave_out)
-    assert found("locks").startswith("tokens rise by one from grant to grant")
+    # A token is missing, or the end of a lease that nobody has seen begin.
+    assert found("locks").startswith(
+        ("tokens rise by one from grant to grant", "a lease ends once")
+    )
 
 
 def test_a_change_that_a_watcher_is_not_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

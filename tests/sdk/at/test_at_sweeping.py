@@ -75,6 +75,7 @@ def test_guards_of_finished_transactions_go_and_all_others_stay(
     tidelock_coordinator.assert_clean()
     assert [xid for xid, _, _ in shop.undo_rows()] == ["a:1"] * 3
     assert shop.rows() == [(1, 11, "one"), (2, 20, "two"), (3, 30, "three")]
+    shop.database.sql(f"DELETE FROM {DEFAULT_TABLES[shop.dialect]}")
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -206,7 +207,7 @@ def test_a_branch_that_nobody_took_back_is_undone_before_its_guard_goes(
         if point == "at.before-take-back":
             raise DiedError
 
-    with watched(end), pytest.raises(DiedError):
+    with watched(end), pytest.raises((DiedError, TransactionRolledBackError)):
         shop.within(lambda: shop.execute("UPDATE t SET v = 11 WHERE id = 1"))
     assert shop.rows()[0] == (1, 11, "one")
     tidelock_coordinator.advance(120_000)
