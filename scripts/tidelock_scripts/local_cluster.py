@@ -366,8 +366,8 @@ class LocalCluster:
             yield
 
 
-_claimed: list[socket.socket] = []
-"""What keeps the last base port from others."""
+_claimed: list[int] = []
+"""The socket that keeps the last base port from others: it ends with the process."""
 
 
 def free_base_port(nodes: int = DEFAULT_NODES) -> int:
@@ -387,9 +387,9 @@ def free_base_port(nodes: int = DEFAULT_NODES) -> int:
         offsets = (0, PEER_PORT_OFFSET, DTM_PORT_OFFSET)
         ports = [base_port + offset + i for offset in offsets for i in numbers]
         if all(_is_free(port) for port in ports):
-            _claimed.append(claim)
+            _claimed.append(claim.detach())
             while len(_claimed) > 1:
-                _claimed.pop(0).close()
+                os.close(_claimed.pop(0))
             return base_port
         claim.close()
     raise ClusterError("there is no free range of ports below 32000")
