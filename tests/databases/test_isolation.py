@@ -214,6 +214,8 @@ def test_a_row_of_at_is_free_once_it_is_decided_to_commit(database: Database, sh
             stop.await_arrival()
         else:
             stop.go_on()
+            coordinator = shop.coordinator
+            coordinator.wait_until(lambda: coordinator.transactions()[0].status != "BEGIN")
         with tidelock.transaction():
             shop.execute(TAKE)
         assert seen(database) == 8
