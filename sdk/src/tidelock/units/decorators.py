@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -216,26 +216,31 @@ def _checked(unit_id: str) -> str:
     return unit_id
 
 
+class UnitOptions(TypedDict, total=False):
+    """What the decorators of units take; see `lcn_transaction`."""
+
+    unit_id: str
+    name: str
+    timeout_ms: int
+    propagation: Propagation | str
+    rollback_for: ExceptionType | Iterable[ExceptionType]
+    no_rollback_for: ExceptionType | Iterable[ExceptionType]
+    hooks: UnitHooks | None
+    application: Application | None
+
+
 @overload
 def lcn_transaction(function: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 @overload
 def lcn_transaction(
-    *,
-    unit_id: str = "",
-    name: str = "",
-    timeout_ms: int = DEFAULT_TIMEOUT_MS,
-    propagation: Propagation | str = Propagation.REQUIRED,
-    rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    no_rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    hooks: UnitHooks | None = None,
-    application: Application | None = None,
+    **options: Unpack[UnitOptions],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def lcn_transaction(
-    function: Callable[P, R] | None = None, /, **options: Any
+    function: Callable[P, R] | None = None, /, **options: Unpack[UnitOptions]
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Make each call of a function a unit of LCN: its connections wait for the group's decision.
 
@@ -271,20 +276,12 @@ def txc_transaction(function: Callable[P, R], /) -> Callable[P, R]: ...
 
 @overload
 def txc_transaction(
-    *,
-    unit_id: str = "",
-    name: str = "",
-    timeout_ms: int = DEFAULT_TIMEOUT_MS,
-    propagation: Propagation | str = Propagation.REQUIRED,
-    rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    no_rollback_for: ExceptionType | Iterable[ExceptionType] = (),
-    hooks: UnitHooks | None = None,
-    application: Application | None = None,
+    **options: Unpack[UnitOptions],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def txc_transaction(
-    function: Callable[P, R] | None = None, /, **options: Any
+    function: Callable[P, R] | None = None, /, **options: Unpack[UnitOptions]
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Make each call of a function a unit of TXC: its SQL is committed, and undone if need be.
 
@@ -322,7 +319,9 @@ def tx_transaction(
 _OF_TCC: Final = ("confirm", "cancel", "source", "carry", "resource_id")
 
 
-def _decorator(kind: UnitType, function: Callable[..., Any] | None, options: dict[str, Any]) -> Any:
+def _decorator(
+    kind: UnitType, function: Callable[..., Any] | None, options: Mapping[str, Any]
+) -> Any:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         refuse_generators(function, f"{kind.value.lower()}_transaction")
         return _decorated(kind, function, **options)
