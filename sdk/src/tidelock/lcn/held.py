@@ -21,6 +21,7 @@ from tidelock.client.transport import INHERITED
 from tidelock.driving import drive
 from tidelock.lcn.errors import ConnectionsHeldError, GroupOverError, LcnMisuseError
 from tidelock.rm.workers import in_worker
+from tidelock.sql.blocks import InUse
 from tidelock.sql.drivers import closed
 from tidelock.sql.places import Places
 from tidelock.sql.session import Session
@@ -77,8 +78,7 @@ class Held:
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._blocks = True
-        self._user: object = None
-        self._depth = 0
+        self.in_use: Final = InUse(LcnMisuseError)
         self._names = 0
 
     # --- the connection
@@ -165,25 +165,6 @@ class Held:
                 return False
             self.stage = Stage.ENDING
             return True
-
-    def take(self, user: object) -> None:
-        """Let a task or thread of the unit use the connection; it may already.
-
-        Raises: LcnMisuseError: another one does.
-        """
-        with self._lock:
-            if self._depth and self._user != user:
-                raise LcnMisuseError(
-                    "two tasks or threads use the group's one connection at once; within one unit "
-                    "do the work of one database one after the other"
-                )
-            self._user = user
-            self._depth += 1
-
-    def give_back(self) -> None:
-        """The innermost block that took it has ended."""
-        with self._lock:
-            self._depth -= 1
 
     def ends(self, *, commit: bool) -> bool:
         """Begin the end. False: a unit works here; a rollback follows when it has ended."""

@@ -63,7 +63,7 @@ async def part_of(desk: Desk, calls: Calls, unit: Unit, user: object) -> LcnPart
         None,
     )
     if known is not None:
-        known.held.take(user)
+        known.held.in_use.take(user)
         return known
     while True:
         held = desk.holding.of(unit.xid)
@@ -79,7 +79,7 @@ async def part_of(desk: Desk, calls: Calls, unit: Unit, user: object) -> LcnPart
                 continue
             held.owner = unit.root
         break
-    held.take(user)
+    held.in_use.take(user)
     try:
         held.enter()
         try:
@@ -93,7 +93,7 @@ async def part_of(desk: Desk, calls: Calls, unit: Unit, user: object) -> LcnPart
             await _left(desk, held)
             raise
     except BaseException:
-        held.give_back()
+        held.in_use.give_back()
         if not held.open_parts:
             held.owner = None
             held.turn.give_back()

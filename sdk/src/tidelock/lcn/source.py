@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
 from contextvars import Token
-from types import TracebackType
 from typing import Any, Final
 
 from tidelock.application import Application, configured
 from tidelock.calls import Calls
-from tidelock.driving import drive
 from tidelock.lcn.held import Holding
 from tidelock.lcn.lending import Lent
 from tidelock.lcn.part import Desk, LcnPart, part_of
 from tidelock.lcn.phase_two import LcnResource
+from tidelock.sql.blocks import Connect, ConnectionBlock, connected
 from tidelock.sql.drivers import closed, session_of
 from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.sql.identity import identify
 from tidelock.sql.session import Session
 from tidelock.transaction.context import current_xid
-from tidelock.transaction.shielding import shielded
 from tidelock.units.unit import Unit, bind, current_unit, unbind
 
 DEFAULT_CONNECTIONS: Final = 20
 DEFAULT_WAIT_MS: Final = 10_000
 DEFAULT_ASK_AFTER_MS: Final = 30_000
-
-Connect = Callable[[], Any] | Callable[[], Awaitable[Any]]
 
 
 class LcnDataSource:
@@ -116,8 +110,7 @@ class LcnDataSource:
 
     async def connected(self) -> Any:
         """Return a new connection. For this package."""
-        made = self._connect()
-        return await made if inspect.isawaitable(made) else made
+        return await connected(self._connect)
 
     async def _opened(self) -> tuple[Session, bool]:
         made = self._connect()
@@ -171,122 +164,60 @@ def _check_threads(connection: Any) -> None:
         )
 
 
-class LcnBlock:
+class LcnBlock(ConnectionBlock):
     """A block of `LcnDataSource.connection`. It is used once."""
 
     def __init__(self, source: LcnDataSource) -> None:
+        super().__init__(source)
         self._source = source
         self._unit: Unit | None = None
-        self._is_given_up = False
         self._is_own = False
         """The block is the unit."""
-        self._part: LcnPart | None = None
-        self._lent: Lent | None = None
-        self._plain: Any = None
+        self._work: tuple[LcnPart, Lent] | None = None
         self._token: Token[Unit | None] | None = None
 
-    def __enter__(self) -> Any:
-        drive(self._enter(self._source.application.blocking, threading.get_ident()))
-        return self._entered()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._forget()
-        drive(self._leave(self._source.application.blocking, error))
-
-    async def __aenter__(self) -> Any:
-        calls, user = self._source.application.awaiting, asyncio.current_task()
-        try:
-            await shielded(self._enter(calls, user))
-        except asyncio.CancelledError as error:
-            # Nobody will leave a block that was never entered.
-            self._is_given_up = True
-            if self._has_begun:
-                await shielded(self._leave(calls, error))
-            raise
-        return self._entered()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._forget()
-        await shielded(self._leave(self._source.application.awaiting, error))
-
-    @property
-    def _has_begun(self) -> bool:
-        return self._part is not None or self._plain is not None
-
-    async def _enter(self, calls: Calls, user: object) -> None:
-        await self._begin(calls, user)
-        if self._is_given_up:
-            # What protected it from the cancellation has waited for long enough.
-            await self._leave(calls, asyncio.CancelledError())
-
     async def _begin(self, calls: Calls, user: object) -> None:
-        xid = current_xid()
-        if xid is None:
-            self._plain = await self._source.connected()
-            return
         unit = current_unit()
         self._is_own = unit is None
-        self._unit = unit or Unit(None, xid=xid)
+        self._unit = unit or Unit(None, xid=current_xid() or "")
         part = await part_of(self._source.desk, calls, self._unit, user)
-        self._lent = Lent(part)
-        self._part = part
+        lent = Lent(part)
         if not self._is_own:
             try:
-                await self._lent.mark()
+                await lent.mark()
             except BaseException:
-                self._part = None
-                part.held.give_back()
+                part.held.in_use.give_back()
                 raise
+        self._work = part, lent
 
-    def _entered(self) -> Any:
-        if self._part is None:
-            return self._plain
-        assert self._lent is not None
+    def _lent(self) -> Any:
+        assert self._work is not None
         assert self._unit is not None
+        part, lent = self._work
         if self._is_own:
             # Blocks within it belong to it.
             self._token = bind(self._unit)
         from tidelock.lcn.connections import LcnConnection  # noqa: PLC0415 (needs wrapt)
 
-        return LcnConnection(self._part.session.connection, self._lent)
+        return LcnConnection(part.session.connection, lent)
 
     def _forget(self) -> None:
-        if self._lent is not None:
-            self._lent.is_over = True
+        if self._work is not None:
+            self._work[1].is_over = True
         token, self._token = self._token, None
         if token is not None:
             unbind(token)
 
-    async def _leave(self, calls: Calls, error: BaseException | None) -> None:
-        if self._part is None:
-            await self._leave_plain(error)
-            return
+    async def _end(self, calls: Calls, error: BaseException | None) -> None:
+        assert self._work is not None
         assert self._unit is not None
-        assert self._lent is not None
-        self._part.held.give_back()
+        part, lent = self._work
+        part.held.in_use.give_back()
         if self._is_own:
             await self._unit.end(calls, failed=error is not None)
         elif error is not None:
             try:
-                await self._lent.rollback()
+                await lent.rollback()
             except Exception:
                 # What was done can no longer be told apart from the rest of the unit.
                 self._unit.set_rollback_only()
-
-    async def _leave_plain(self, error: BaseException | None) -> None:
-        try:
-            session = session_of(self._plain)
-            if not session.autocommits:
-                await (session.commit() if error is None else session.rollback())
-        finally:
-            await closed(self._plain)

@@ -14,16 +14,12 @@ from tidelock.calls import Calls
 from tidelock.client.branches import ReportStatus
 from tidelock.crash_points import reached
 from tidelock.errors import ConflictError, NotFoundError, OutcomeUnknownError, UnreachableError
+from tidelock.sql.blocks import InUse
 from tidelock.sql.drivers import session_of
 from tidelock.sql.session import Session
 from tidelock.xa.errors import XaBranchError, XaMisuseError
 from tidelock.xa.naming import BranchName
 from tidelock.xa.servers import XaServer
-
-TWO_AT_ONCE: Final = (
-    "two tasks or threads use the branch's one connection at once; within one transaction do the "
-    "work of one database one after the other"
-)
 
 _log: Final = logging.getLogger("tidelock.xa")
 
@@ -52,8 +48,7 @@ class XaBranch:
         """It is prepared, and its transaction had ended: who closes the connection undoes it."""
         self.is_launchers = False
         """It is prepared with the block of its transaction, not with the last of its own blocks."""
-        self._user: object = None
-        self._depth = 0
+        self._in_use = InUse(XaMisuseError)
 
     @classmethod
     async def begin(
@@ -112,19 +107,16 @@ class XaBranch:
             raise XaMisuseError(
                 f"the branch of {self.name.xid} is prepared or rolled back; nothing can be added"
             )
-        if self._depth and self._user != user:
-            raise XaMisuseError(TWO_AT_ONCE)
-        self._user = user
-        self._depth += 1
+        self._in_use.take(user)
 
     def give_back(self) -> None:
         """The innermost block that took it has ended."""
-        self._depth -= 1
+        self._in_use.give_back()
 
     @property
     def in_use(self) -> bool:
         """Whether a block still has it."""
-        return self._depth > 0
+        return bool(self._in_use)
 
     def refuse(self, why: str) -> None:
         """Keep the branch from being prepared, for ever."""

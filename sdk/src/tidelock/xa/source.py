@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar, Token
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,14 +22,14 @@ from tidelock.rm.resource import (
     PhaseTwoStatus,
 )
 from tidelock.rm.workers import in_worker
+from tidelock.sql.blocks import Connect, ConnectionBlock, connected, two_at_once
 from tidelock.sql.drivers import closed, session_of
 from tidelock.sql.identity import identify
 from tidelock.sql.session import Session
 from tidelock.transaction.context import current
 from tidelock.transaction.handle import Role, Transaction
 from tidelock.transaction.hooks import TransactionHooks
-from tidelock.transaction.shielding import shielded
-from tidelock.xa.branch import TWO_AT_ONCE, XaBranch
+from tidelock.xa.branch import XaBranch
 from tidelock.xa.connections import autocommitting, lent
 from tidelock.xa.errors import XaBranchError, XaMisuseError
 from tidelock.xa.naming import BranchName
@@ -39,9 +38,6 @@ from tidelock.xa.reconciler import Unsettled, reconcile
 from tidelock.xa.servers import XaServer, server_of
 
 T = TypeVar("T")
-
-Connect = Callable[[], Any]
-"""Makes a connection of PyMySQL or psycopg, or awaitably one of asyncmy or asyncpg."""
 
 _Open = Mapping[tuple[int, str], XaBranch]
 
@@ -201,7 +197,7 @@ class XaSource:
         return await in_worker(lambda: drive(self._worked(work)))
 
     async def _worked(self, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
-        connection = await self._connected()
+        connection = await self.connected()
         session = session_of(connection)
         try:
             await autocommitting(connection)
@@ -209,27 +205,24 @@ class XaSource:
         finally:
             await session.close()
 
-    async def _connected(self) -> Any:
-        made = self._connect()
-        return await made if inspect.isawaitable(made) else made
+    async def connected(self) -> Any:
+        """Return a new connection. For this package."""
+        return await connected(self._connect)
 
     # --- the first phase, in the caller's thread or task
 
-    async def open(self, calls: Calls, user: object) -> tuple[Any, XaBranch | None]:
-        """For blocks. Return a connection, and the branch that it works for, if it does.
-
-        `user` is the task or thread of the block, which may have this done by another one.
-        """
+    async def branch(self, calls: Calls, user: object) -> XaBranch:
+        """For blocks, within a transaction. Return the branch that one works for, in its hands."""
         found = current()
-        if found is None or found.xid is None:
-            return await self._connected(), None
+        assert found is not None
+        assert found.xid is not None
         xid, launched = found.xid, _launched(found.transaction)
         if launched is None:
             branch = _open.get().get((id(self), xid)) or await self._begun(calls, xid)
         else:
             branch = self._found_or_claimed(launched) or await self._launch(calls, xid, launched)
         branch.take(user)
-        return branch.connection, branch
+        return branch
 
     def _found_or_claimed(self, launched: Transaction) -> XaBranch | None:
         """Return the branch of a launcher, or None: then it is the caller's to begin."""
@@ -237,7 +230,7 @@ class XaSource:
             found = self._launched.get(launched)
             if found is None:
                 if launched in self._opening:
-                    raise XaMisuseError(TWO_AT_ONCE)
+                    raise two_at_once(XaMisuseError)
                 self._opening.add(launched)
         return found
 
@@ -252,7 +245,7 @@ class XaSource:
         return branch
 
     async def _begun(self, calls: Calls, xid: str) -> XaBranch:
-        connection = await self._connected()
+        connection = await self.connected()
         try:
             branch = await XaBranch.begin(
                 self.application, calls, self.server, self.resource_id, connection, xid
@@ -309,76 +302,31 @@ class XaSource:
         )
 
 
-class XaBlock:
+class XaBlock(ConnectionBlock):
     """A block of `XaSource.connection`. It is used once."""
 
     def __init__(self, source: XaSource) -> None:
+        super().__init__(source)
         self._source = source
-        self._connection: Any = None
         self._branch: XaBranch | None = None
         self._remembered: Token[_Open] | None = None
-        self._is_given_up = False
 
-    def __enter__(self) -> Any:
-        drive(self._open(self._source.application.blocking, threading.get_ident()))
-        return self._entered()
+    async def _begin(self, calls: Calls, user: object) -> None:
+        self._branch = await self._source.branch(calls, user)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._forget()
-        drive(self._leave(self._source.application.blocking, error))
-
-    async def __aenter__(self) -> Any:
-        # What is protected from cancellation runs as a task with a context of its own.
-        calls, user = self._source.application.awaiting, asyncio.current_task()
-        try:
-            await shielded(self._open(calls, user))
-        except asyncio.CancelledError as error:
-            # Nobody will leave a block that was never entered.
-            self._is_given_up = True
-            if self._connection is not None:
-                await shielded(self._leave(calls, error))
-            raise
-        return self._entered()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._forget()
-        await shielded(self._leave(self._source.application.awaiting, error))
-
-    async def _open(self, calls: Calls, user: object) -> None:
-        self._connection, self._branch = await self._source.open(calls, user)
-        if self._is_given_up:
-            await self._leave(calls, asyncio.CancelledError())
-
-    def _entered(self) -> Any:
-        if self._branch is None:
-            return self._connection
+    def _lent(self) -> Any:
+        assert self._branch is not None
         self._remembered = self._source.remember(self._branch)
-        return lent(self._connection, self._branch)
+        return lent(self._branch.connection, self._branch)
 
     def _forget(self) -> None:
         token, self._remembered = self._remembered, None
         if token is not None:
             _open.reset(token)
 
-    async def _leave(self, calls: Calls, error: BaseException | None) -> None:
-        if self._branch is not None:
-            await self._source.done(self._branch, calls, error)
-            return
-        try:
-            session = session_of(self._connection)
-            await (session.commit() if error is None else session.rollback())
-        finally:
-            await closed(self._connection)
+    async def _end(self, calls: Calls, error: BaseException | None) -> None:
+        assert self._branch is not None
+        await self._source.done(self._branch, calls, error)
 
 
 class _AtTheEnd(TransactionHooks):
