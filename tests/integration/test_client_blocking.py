@@ -91,9 +91,14 @@ async def test_a_lock_whose_client_was_closed_is_no_error_until_its_lease_is_ove
 
 
 PROGRAM = """
-import sys
+import os, signal, sys, threading
 from tidelock.client import BlockingClient
 
+def interrupt() -> None:
+    if os.read(0, 1):
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
 with BlockingClient([sys.argv[1]], discover=False) as client:
     print("begins", flush=True)
     with client.lock("l", ttl_ms=60_000, wait_ms=60_000):
@@ -101,19 +106,26 @@ with BlockingClient([sys.argv[1]], discover=False) as client:
 """
 
 
-async def test_a_program_that_is_interrupted_while_it_waits_leaves_the_queue(api: Api) -> None:
+# A signal that comes in the moment in which the main thread begins to wait does not wake it, as one
+# that another thread gets.
+@pytest.mark.parametrize("wakes", [True, False], ids=["wakes", "does-not-wake"])
+async def test_a_program_that_is_interrupted_while_it_waits_leaves_the_queue(
+    api: Api, wakes: bool
+) -> None:
     async with Client([f"127.0.0.1:{api.port}"], discover=False) as client:
         await client.locks.acquire("l", "a", ttl_ms=60_000)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", PROGRAM, f"127.0.0.1:{api.port}"),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         async with asyncio.timeout(20):
             while (await client.locks.get("l")).queue_length == 0:
                 await asyncio.sleep(0.01)
-            process.send_signal(signal.SIGINT)
-            out, err = await process.communicate()
+            if wakes:
+                process.send_signal(signal.SIGINT)
+            out, err = await process.communicate(None if wakes else b"!")
         assert out == b"begins\n"
         assert err.rstrip().endswith(b"KeyboardInterrupt")
         assert (await client.locks.get("l")).queue_length == 0

@@ -30,6 +30,11 @@ from tidelock.errors import ClientClosedError, LockLostError
 
 T = TypeVar("T")
 
+_LOOK_FOR_SIGNALS_S: Final = 0.5
+"""A signal that comes in the moment in which a thread begins to wait does not wake it: the main
+thread, which alone handles signals, looks up from time to time.
+"""
+
 
 class _End(enum.Enum):
     END = enum.auto()
@@ -62,7 +67,7 @@ class _Engine:
             raise RuntimeError("a blocking call within the client's own loop would never return")
         future = self.submit(work)
         try:
-            return future.result()
+            return _awaited(future)
         except CancelledError:
             raise ClientClosedError("the client was closed before the answer") from None
         except BaseException:
@@ -103,6 +108,15 @@ class _Engine:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
+
+
+def _awaited(future: Future[T]) -> T:
+    """Return what a future comes to, or raise it. In the main thread no signal stays unseen."""
+    if threading.current_thread() is threading.main_thread():
+        while not future.done():
+            with contextlib.suppress(TimeoutError):
+                future.exception(_LOOK_FOR_SIGNALS_S)
+    return future.result()
 
 
 class BlockingClient:
