@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
+import msgspec
 import pytest
 
 import tidelock
@@ -18,10 +20,12 @@ from tests.meta.documents import ROOT
 from tests.sdk.at.test_at_crashes import BEFORE, PROGRAM, another_process, settled
 from tests.sdk.at_sources import Shop, undone
 from tidelock.at import resource
+from tidelock.at.resource import AtResource
 from tidelock.at.undo_log import DEFAULT_TABLES
 from tidelock.client import Client
 from tidelock.crash_points import watched
 from tidelock.errors import TransactionNotActiveError
+from tidelock.rm.resource import BranchCall, Fate, PhaseTwoResult
 from tidelock.testing import Coordinator
 from tidelock.transaction.errors import TransactionRolledBackError
 
@@ -190,33 +194,120 @@ def test_a_branch_that_is_done_when_its_guards_are_gone_is_taken_back(
     assert shop.undo_rows() == []
 
 
+@pytest.mark.parametrize("told", ["sweep", "clean"])
 @pytest.mark.parametrize("database", ["mysql", "postgresql"], indirect=True)
 def test_a_branch_that_nobody_took_back_is_undone_before_its_guard_goes(
+    shop: Shop, tidelock_coordinator: Coordinator, told: str
+) -> None:
+    resource = left_behind(shop, tidelock_coordinator)
+    assert shop.rows()[0] == (1, 11, "one")
+    client = shop.source.application.client
+    if told == "sweep":
+        client.run(lambda _: resource.sweep())
+    else:
+        # The answer to the first one was lost with a leader.
+        client.run(lambda _: resource.clean(calls_of(shop)))
+    assert shop.undo_rows() == []
+    assert shop.rows() == BEFORE
+
+
+@pytest.mark.parametrize("database", ["mysql", "postgresql"], indirect=True)
+def test_a_branch_that_comes_between_two_sweeps_of_the_same_guard_is_not_lost(
     shop: Shop, tidelock_coordinator: Coordinator
 ) -> None:
+    left_behind(shop, tidelock_coordinator)
+    resource = resource_of(shop)
+    (late,) = calls_of(shop)
+    branch = (late.xid, late.branch_id)
+
+    async def first_looked(_: Client) -> None:
+        # Another sweep has deleted the placeholder meanwhile, and the branch has come.
+        await resource.delete([branch], only_finished=True)
+
+    shop.source.application.client.run(first_looked)
+    assert [each[0] for each in shop.undo_rows()] == [late.xid]
+    shop.source.application.client.run(lambda _: resource.take_back(*branch))
+    assert shop.rows() == BEFORE
+    assert shop.undo_rows() == []
+
+
+@pytest.mark.parametrize("database", ["mysql", "postgresql"], indirect=True)
+def test_nothing_is_deleted_that_may_have_to_be_undone_when_the_cluster_has_forgotten_why(
+    shop: Shop,
+    tidelock_coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resource = left_behind(shop, tidelock_coordinator)
+    application = shop.source.application
+    asked = application.fates
+
+    async def forgotten(*which: Any) -> list[Fate]:
+        found = await asked(*which)
+        return [msgspec.structs.replace(each, status="FORGOTTEN", may_clean=True) for each in found]
+
+    monkeypatch.setattr(application, "fates", forgotten)
+    application.client.run(lambda _: resource.sweep())
+    assert len(shop.undo_rows()) == 1
+    assert "1 branches have work that could be undone" in caplog.text
+    monkeypatch.undo()
+    application.client.run(lambda _: resource.sweep())
+    assert shop.rows() == BEFORE
+
+
+@pytest.mark.parametrize("database", ["mysql"], indirect=True)
+def test_a_branch_that_cannot_be_undone_keeps_no_other_guard(
+    shop: Shop, tidelock_coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = left_behind(shop, tidelock_coordinator)
+    application = shop.source.application
+    (late,) = calls_of(shop)
+    insert_guard(shop, late.xid, late.branch_id + 1, f'{{"cluster":"{application.cluster_id}"}}')
+
+    async def refused(*_: object) -> PhaseTwoResult:
+        raise OSError("the database is gone")
+
+    monkeypatch.setattr(resource, "rollback", refused)
+    with pytest.raises(OSError, match="gone"):
+        application.client.run(lambda _: resource.sweep())
+    assert [branch_id for _, branch_id, _ in shop.undo_rows()] == [late.branch_id]
+    monkeypatch.undo()
+    application.client.run(lambda _: resource.sweep())
+    assert shop.rows() == BEFORE
+
+
+def resource_of(shop: Shop) -> AtResource:
+    known = shop.source._known
+    assert known is not None
+    return known[0]
+
+
+def calls_of(shop: Shop) -> list[BranchCall]:
+    """Return the calls that concern what has undo rows."""
+    resource = resource_of(shop)
+    return [resource.own_call(xid, branch_id) for xid, branch_id, _ in shop.undo_rows()]
+
+
+def left_behind(shop: Shop, coordinator: Coordinator) -> AtResource:
+    """Have a process commit a branch when its guards are gone, and die before it takes it back."""
+
     def end(point: str) -> None:
         if point == "at.after-register":
-            found = tidelock_coordinator.transactions()
+            found = coordinator.transactions()
 
             async def roll_back(client: Client) -> None:
                 for each in found:
                     await client.transactions.rollback(each.xid)
 
-            tidelock_coordinator.client.run(roll_back)
-            tidelock_coordinator.assert_clean()
+            coordinator.client.run(roll_back)
+            coordinator.assert_clean()
         if point == "at.before-take-back":
             raise DiedError
 
     with watched(end), pytest.raises((DiedError, TransactionRolledBackError)):
         shop.within(lambda: shop.execute("UPDATE t SET v = 11 WHERE id = 1"))
-    assert shop.rows()[0] == (1, 11, "one")
-    tidelock_coordinator.advance(120_000)
-    application = shop.source.application
-    found = shop.source._known
-    assert found is not None
-    application.client.run(lambda _: found[0].sweep())
-    tidelock_coordinator.wait_until(lambda: shop.undo_rows() == [])
-    assert shop.rows() == BEFORE
+    coordinator.advance(120_000)
+    return resource_of(shop)
 
 
 class DiedError(Exception):

@@ -200,12 +200,12 @@ async def test_what_was_just_deleted_is_not_deleted_again() -> None:
     deletions = Deletions(delete)
     deletions.add(("x", 1))
     deletions.add(("x", 2))
-    await deletions.clean([("x", 2), ("y", 3)])
+    await deletions.clean([("x", 2), ("y", 3)], delete)
     await deletions.drain()
-    await deletions.clean([("x", 1), ("y", 4)])
+    await deletions.clean([("x", 1), ("y", 4)], delete)
     assert deleted == [[("x", 2), ("y", 3)], [("x", 1)], [("y", 4)]]
     assert deletions.waiting == 0
-    await deletions.clean([("x", 1)])
+    await deletions.clean([("x", 1)], delete)
     assert deleted[3:] == [[("x", 1)]]
 
 
@@ -222,5 +222,5 @@ async def test_what_could_not_be_deleted_is_deleted_when_it_is_cleaned() -> None
     deletions.add(("x", 1))
     await deletions.drain()
     assert deleted == []
-    await deletions.clean([("x", 1)])
+    await deletions.clean([("x", 1)], delete)
     assert deleted == [[("x", 1)]]

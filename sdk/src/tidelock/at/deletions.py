@@ -31,7 +31,8 @@ class Deletions:
         self._waiting: dict[Branch, None] = {}
         self._deleted: dict[Branch, None] = {}
         """Of which `clean` has not come yet, the last deleted last."""
-        self._alone = asyncio.Lock()
+        self.alone: Final = asyncio.Lock()
+        """Held by what deletes."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -46,23 +47,20 @@ class Deletions:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
 
-    async def clean(self, branches: Sequence[Branch]) -> None:
-        """Delete now what was not deleted already.
+    async def clean(
+        self, branches: Sequence[Branch], clean: Callable[[Sequence[Branch]], Awaitable[None]]
+    ) -> None:
+        """Have what was not deleted already cleaned now.
 
-        Raises: what deleting raises.
+        Raises: what `clean` raises.
         """
-        async with self._alone:
+        async with self.alone:
             left = [each for each in branches if each not in self._deleted]
             if left:
-                await self._delete(left)
+                await clean(left)
             for each in branches:
                 self._deleted.pop(each, None)
                 self._waiting.pop(each, None)
-
-    async def delete(self, branches: Sequence[Branch]) -> None:
-        """Delete now what was seen to be there. Raises: what deleting raises."""
-        async with self._alone:
-            await self._delete(branches)
 
     async def drain(self) -> None:
         """Return when nothing waits any more."""
@@ -76,7 +74,7 @@ class Deletions:
             full = len(self._waiting) >= GREATEST_BATCH
             await asyncio.sleep(0 if full else pause_s)
             pause_s = _PAUSE_S
-            async with self._alone:
+            async with self.alone:
                 await self._work_off(list(self._waiting)[:GREATEST_BATCH])
 
     async def _work_off(self, batch: Sequence[Branch]) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from tidelock.application import Application, configured
 from tidelock.at.branches import DEFAULT_LOCK_WAIT_MS, Branches
-from tidelock.at.deletions import Branch, Deletions
+from tidelock.at.deletions import Deletions
 from tidelock.at.phase_one import PhaseOne, Rules
 from tidelock.at.phase_two import DirtyPolicy, Rollback
 from tidelock.at.undo_log import UndoLog
@@ -24,7 +25,9 @@ from tidelock.sql.drivers import session_of
 from tidelock.sql.identity import identify
 from tidelock.sql.reading import load_parser
 from tidelock.sql.session import Session
-from tidelock.sql.sweeping import PAGE, Guard, sweep
+from tidelock.sql.sweeping import PAGE, Branch, Guard, clean, sweep
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
 
@@ -64,18 +67,41 @@ class AtResource:
     def _soon(self) -> Deletions:
         loop = asyncio.get_running_loop()
         if self._deletions is None or self._deletions[0] is not loop:
-            self._deletions = loop, Deletions(self._delete)
+            self._deletions = loop, Deletions(self.delete)
         return self._deletions[1]
 
-    async def _delete(self, branches: Sequence[Branch]) -> None:
+    async def delete(self, branches: Sequence[Branch], *, only_finished: bool = False) -> None:
+        """Delete undo rows; or only those that undo nothing."""
+
         async def delete(session: Session) -> None:
             await session.begin()
             reached("at.before-delete")
-            await self._rules.undo_log.delete(session, branches)
+            await self._rules.undo_log.delete(session, branches, only_finished=only_finished)
             await session.commit()
             reached("at.after-delete")
 
         await self._database.run(delete)
+
+    async def looked_up(self, look: Callable[[UndoLog, Session], Awaitable[T]]) -> T:
+        """Look something up in the table."""
+
+        async def looked(session: Session) -> T:
+            found = await look(self._rules.undo_log, session)
+            if session.in_transaction:
+                await session.rollback()
+            return found
+
+        return await self._database.run(looked)
+
+    def own_call(self, xid: str, branch_id: int) -> BranchCall:
+        """Return what the coordinator would say, for what it no longer asks for."""
+        return BranchCall(
+            xid=xid,
+            branch_id=branch_id,
+            mode=self.mode,
+            resource_id=self._resource_id,
+            cluster_id=self._application.cluster_id,
+        )
 
     async def rollback(self, call: BranchCall) -> PhaseTwoResult:
         """Undo the branch."""
@@ -83,9 +109,7 @@ class AtResource:
 
     async def take_back(self, xid: str, branch_id: int) -> None:
         """Undo a branch that came when its transaction was over."""
-        call = BranchCall(
-            xid=xid, branch_id=branch_id, mode=self.mode, resource_id=self._resource_id
-        )
+        call = self.own_call(xid, branch_id)
 
         async def undo(session: Session) -> None:
             reached("at.before-take-back")
@@ -98,7 +122,7 @@ class AtResource:
                 )
                 return
             await session.begin()
-            await self._rules.undo_log.delete(session, [(xid, branch_id)])
+            await self._rules.undo_log.delete(session, [(xid, branch_id)], only_finished=True)
             await session.commit()
             reached("at.after-take-back")
 
@@ -106,44 +130,47 @@ class AtResource:
 
     async def status(self, call: BranchCall) -> BranchStatus:
         """Tell from the undo row what became of the branch."""
-
-        async def look(session: Session) -> BranchStatus:
-            found = await self._rollback.status(session, call)
-            if session.in_transaction:
-                await session.rollback()
-            return found
-
-        return await self._database.run(look)
+        return await self.looked_up(lambda _, session: self._rollback.status(session, call))
 
     async def clean(self, ended: Sequence[BranchCall]) -> None:
         """Forget tombstones, placeholders, and undo rows that are not deleted yet."""
-        await self._soon().clean([(call.xid, call.branch_id) for call in ended])
+
+        async def cleaned(branches: Sequence[Branch]) -> None:
+            await clean(self._application, _Guards(self, contextlib.nullcontext()), branches)
+
+        await self._soon().clean([(call.xid, call.branch_id) for call in ended], cleaned)
 
     async def sweep(self) -> None:
         """Forget the same of all branches whose transactions are over, whoever left them."""
-
-        async def page_after(place: int | None) -> list[Guard]:
-            async def read(session: Session) -> list[Guard]:
-                found = await self._rules.undo_log.page(session, place or 0, PAGE)
-                if session.in_transaction:
-                    await session.rollback()
-                return found
-
-            return await self._database.run(read)
-
-        async def undo(xid: str, branch_id: int) -> PhaseTwoResult:
-            return await self.rollback(
-                BranchCall(
-                    xid=xid,
-                    branch_id=branch_id,
-                    mode=self.mode,
-                    resource_id=self._resource_id,
-                    cluster_id=self._application.cluster_id,
-                )
-            )
-
-        forgotten = await sweep(self._application, page_after, self._soon().delete, undo)
+        forgotten = await sweep(self._application, _Guards(self, self._soon().alone))
         _log.info("%d branches of %s were over", forgotten, self._resource_id)
+
+
+class _Guards:
+    """The rows of the table. Implements `tidelock.sql.sweeping.Guards`."""
+
+    def __init__(
+        self, resource: AtResource, alone: contextlib.AbstractAsyncContextManager[None]
+    ) -> None:
+        self._resource = resource
+        self._alone = alone
+
+    async def page_after(self, place: int | None) -> Sequence[Guard]:
+        return await self._resource.looked_up(
+            lambda undo_log, session: undo_log.page(session, place or 0, PAGE)
+        )
+
+    async def undoable(self, branches: Sequence[Branch]) -> Sequence[Branch]:
+        return await self._resource.looked_up(
+            lambda undo_log, session: undo_log.undoable(session, branches)
+        )
+
+    async def forget(self, branches: Sequence[Branch], *, even_undoable: bool) -> None:
+        async with self._alone:
+            await self._resource.delete(branches, only_finished=not even_undoable)
+
+    async def roll_back(self, xid: str, branch_id: int) -> PhaseTwoResult:
+        return await self._resource.rollback(self._resource.own_call(xid, branch_id))
 
 
 class AtDataSource:

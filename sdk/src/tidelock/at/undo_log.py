@@ -10,7 +10,7 @@ What does not fit into one packet stands in further rows, as `<xid>#<number>`; n
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -295,28 +295,58 @@ class UndoLog:
             for number, xid, branch_id, context, status in found.rows
         ]
 
-    async def delete(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:
-        """Forget branches, whatever is kept of them."""
-        if not branches:
-            return
-        size = self._dialect.greatest_values // 2
-        for at in range(0, len(branches), size):
-            part = branches[at : at + size]
-            await self._forget_parts(session, part)
+    async def undoable(
+        self, session: Session, branches: Sequence[tuple[str, int]]
+    ) -> list[tuple[str, int]]:
+        """Return those of branches that are still to be undone, if their transaction is."""
+        found: list[tuple[str, int]] = []
+        for part in self._parts(branches):
+            rows = await UNDO_LOG.execute(
+                session,
+                self.name,
+                f"SELECT xid, branch_id FROM {self.name} WHERE {self._among(part)}"
+                f" AND log_status = {Status.TO_UNDO.value}",
+                self._values(part),
+            )
+            found += [(str(xid), int(branch_id)) for xid, branch_id in rows.rows]
+        return found
+
+    async def delete(
+        self,
+        session: Session,
+        branches: Sequence[tuple[str, int]],
+        *,
+        only_finished: bool = False,
+    ) -> None:
+        """Forget branches, whatever is kept of them; or only what guards against late calls."""
+        status = f" AND log_status = {Status.FINISHED.value}" if only_finished else ""
+        for part in self._parts(branches):
+            if not only_finished:
+                await self._forget_parts(session, part)
             await UNDO_LOG.execute(
                 session,
                 self.name,
-                f"DELETE FROM {self.name} WHERE " + " OR ".join([f"({self._where})"] * len(part)),
-                [each for xid, branch in part for each in (xid, self._number(branch))],
+                f"DELETE FROM {self.name} WHERE {self._among(part)}{status}",
+                self._values(part),
             )
 
+    def _parts(self, branches: Sequence[tuple[str, int]]) -> Iterator[Sequence[tuple[str, int]]]:
+        size = self._dialect.greatest_values // 2
+        for at in range(0, len(branches), size):
+            yield branches[at : at + size]
+
+    def _among(self, branches: Sequence[tuple[str, int]]) -> str:
+        return "(" + " OR ".join([f"({self._where})"] * len(branches)) + ")"
+
+    def _values(self, branches: Sequence[tuple[str, int]]) -> list[Any]:
+        return [each for xid, branch in branches for each in (xid, self._number(branch))]
+
     async def _forget_parts(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:
-        where = " OR ".join([f"({self._where})"] * len(branches))
         found = await UNDO_LOG.execute(
             session,
             self.name,
-            f"SELECT xid, branch_id, context FROM {self.name} WHERE {where}",
-            [each for xid, branch in branches for each in (xid, self._number(branch))],
+            f"SELECT xid, branch_id, context FROM {self.name} WHERE {self._among(branches)}",
+            self._values(branches),
         )
         for xid, branch_id, context in found.rows:
             for number in range(1, _context_of(context).parts):

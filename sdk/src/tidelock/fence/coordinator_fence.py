@@ -138,7 +138,7 @@ class CoordinatorFence:
         """Nobody but the coordinator knows."""
         return BranchStatus.UNKNOWN
 
-    async def forget(self, ended: Sequence[BranchCall]) -> None:
+    async def forget(self, ended: Sequence[BranchCall], cancel: Work) -> None:
         """The coordinator forgets by itself."""
 
     async def sweep(self, cancel: Work) -> None:

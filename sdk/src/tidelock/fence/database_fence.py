@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from tidelock.application import Application
 from tidelock.crash_points import reached
@@ -20,12 +20,14 @@ from tidelock.fence.fence import (
     ROLLED_BACK,
     Work,
 )
-from tidelock.fence.fence_table import FenceRow, FenceStatus
+from tidelock.fence.fence_table import FenceRow, FenceStatus, FenceTable
 from tidelock.fence.source import FencedDataSource, begin, check_open
 from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
 from tidelock.sql.session import Session
-from tidelock.sql.sweeping import PAGE, Guard, sweep
+from tidelock.sql.sweeping import PAGE, Branch, Guard, clean, sweep
 from tidelock.transaction.shielding import Protect
+
+T = TypeVar("T")
 
 _STATUSES = {
     FenceStatus.TRIED: BranchStatus.PREPARED,
@@ -201,54 +203,61 @@ class DatabaseFence:
 
     async def status(self, call: BranchCall) -> BranchStatus:
         """Tell from the row."""
+        branch = (call.xid, call.branch_id)
+        row = await self._looked_up(lambda table, session: table.read(session, branch, locks=False))
+        return BranchStatus.UNKNOWN if row is None else _STATUSES[row.status]
 
-        async def look(session: Session) -> BranchStatus:
-            branch = (call.xid, call.branch_id)
-            row = await self._source.table(session).read(session, branch, locks=False)
-            if session.in_transaction:
-                await session.rollback()
-            return BranchStatus.UNKNOWN if row is None else _STATUSES[row.status]
-
-        return await self._source.database.run(look)
-
-    async def forget(self, ended: Sequence[BranchCall]) -> None:
+    async def forget(self, ended: Sequence[BranchCall], cancel: Work) -> None:
         """Delete the rows."""
-        await self._delete([(call.xid, call.branch_id) for call in ended])
+        guards = _Guards(self, cancel)
+        await clean(self._application, guards, [(call.xid, call.branch_id) for call in ended])
 
     async def sweep(self, cancel: Work) -> None:
         """Delete the rows of the action whose transaction is finished, page by page."""
+        await sweep(self._application, _Guards(self, cancel))
 
-        async def page_after(place: tuple[str, int] | None) -> list[Guard]:
-            async def read(session: Session) -> list[Guard]:
-                table = self._source.table(session)
-                found = await table.page(session, self._name, place or ("", 0), PAGE)
-                if session.in_transaction:
-                    await session.rollback()
-                return found
+    async def page_after(self, place: tuple[str, int] | None) -> Sequence[Guard]:
+        """Return rows of the action behind a branch."""
+        return await self._looked_up(
+            lambda table, session: table.page(session, self._name, place or ("", 0), PAGE)
+        )
 
-            return await self._source.database.run(read)
+    async def undoable(self, branches: Sequence[Branch]) -> Sequence[Branch]:
+        """Return those that are tried, and no more."""
+        return await self._looked_up(lambda table, session: table.undoable(session, branches))
 
-        async def undo(xid: str, branch_id: int) -> PhaseTwoResult:
-            call = BranchCall(
-                xid=xid,
-                branch_id=branch_id,
-                mode="TCC",
-                resource_id="",
-                cluster_id=self._application.cluster_id,
-            )
-            return await self.cancel(call, cancel)
+    async def delete(self, branches: Sequence[Branch], *, only_finished: bool) -> None:
+        """Delete rows; or only those of which nothing can be cancelled."""
 
-        await sweep(self._application, page_after, self._delete, undo)
-
-    async def _delete(self, branches: Sequence[tuple[str, int]]) -> None:
         async def delete(session: Session) -> None:
             await begin(session)
             reached("fence.before-delete")
-            await self._source.table(session).delete(session, branches)
+            table = self._source.table(session)
+            await table.delete(session, branches, only_finished=only_finished)
             await session.commit()
             reached("fence.after-delete")
 
         await self._source.database.run(delete)
+
+    async def cancel_late(self, xid: str, branch_id: int, cancel: Work) -> PhaseTwoResult:
+        """Cancel a step that came when its transaction was over."""
+        call = BranchCall(
+            xid=xid,
+            branch_id=branch_id,
+            mode="TCC",
+            resource_id="",
+            cluster_id=self._application.cluster_id,
+        )
+        return await self.cancel(call, cancel)
+
+    async def _looked_up(self, look: Callable[[FenceTable, Session], Awaitable[T]]) -> T:
+        async def looked(session: Session) -> T:
+            found = await look(self._source.table(session), session)
+            if session.in_transaction:
+                await session.rollback()
+            return found
+
+        return await self._source.database.run(looked)
 
     def _context(self, call: BranchCall, row: FenceRow, session: Session) -> ActionContext:
         return ActionContext(
@@ -258,6 +267,26 @@ class DatabaseFence:
             data=row.data,
             connection=session.connection,
         )
+
+
+class _Guards:
+    """The rows of the action. Implements `tidelock.sql.sweeping.Guards`."""
+
+    def __init__(self, fence: DatabaseFence, cancel: Work) -> None:
+        self._fence = fence
+        self._cancel = cancel
+
+    async def page_after(self, place: tuple[str, int] | None) -> Sequence[Guard]:
+        return await self._fence.page_after(place)
+
+    async def undoable(self, branches: Sequence[Branch]) -> Sequence[Branch]:
+        return await self._fence.undoable(branches)
+
+    async def forget(self, branches: Sequence[Branch], *, even_undoable: bool) -> None:
+        await self._fence.delete(branches, only_finished=not even_undoable)
+
+    async def roll_back(self, xid: str, branch_id: int) -> PhaseTwoResult:
+        return await self._fence.cancel_late(xid, branch_id, self._cancel)
 
 
 def _confirmed_before(row: FenceRow | None) -> PhaseTwoResult:

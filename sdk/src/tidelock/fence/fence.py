@@ -67,8 +67,8 @@ class Fence(Protocol):
         """
         ...
 
-    async def forget(self, ended: Sequence[BranchCall]) -> None:
-        """Delete what is kept of branches whose transaction is finished."""
+    async def forget(self, ended: Sequence[BranchCall], cancel: Work) -> None:
+        """Delete what is kept of branches whose transaction is finished; `cancel` as there."""
         ...
 
 

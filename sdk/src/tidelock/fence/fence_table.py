@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -216,14 +216,46 @@ class FenceTable:
             for xid, branch_id, cluster_id, status in found.rows
         ]
 
-    async def delete(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:
-        """Forget branches."""
-        size = self._dialect.greatest_values // 2
-        for start in range(0, len(branches), size):
-            part = branches[start : start + size]
+    async def undoable(
+        self, session: Session, branches: Sequence[tuple[str, int]]
+    ) -> list[tuple[str, int]]:
+        """Return those of branches that were tried, and neither confirmed nor cancelled."""
+        found: list[tuple[str, int]] = []
+        for part in self._parts(branches):
+            rows = await FENCE.execute(
+                session,
+                self._name,
+                f"SELECT xid, branch_id FROM {self._name} WHERE {self._among(part)}"
+                f" AND status = {FenceStatus.TRIED.value}",
+                self._values(part),
+            )
+            found += [(xid, int(branch_id)) for xid, branch_id in rows.rows]
+        return found
+
+    async def delete(
+        self,
+        session: Session,
+        branches: Sequence[tuple[str, int]],
+        *,
+        only_finished: bool = False,
+    ) -> None:
+        """Forget branches; or only those of which nothing can be undone."""
+        status = f" AND status <> {FenceStatus.TRIED.value}" if only_finished else ""
+        for part in self._parts(branches):
             await FENCE.execute(
                 session,
                 self._name,
-                f"DELETE FROM {self._name} WHERE " + " OR ".join([f"({self._where})"] * len(part)),
-                [value for branch in part for value in self._place(*branch)],
+                f"DELETE FROM {self._name} WHERE {self._among(part)}{status}",
+                self._values(part),
             )
+
+    def _parts(self, branches: Sequence[tuple[str, int]]) -> Iterator[Sequence[tuple[str, int]]]:
+        size = self._dialect.greatest_values // 2
+        for start in range(0, len(branches), size):
+            yield branches[start : start + size]
+
+    def _among(self, branches: Sequence[tuple[str, int]]) -> str:
+        return "(" + " OR ".join([f"({self._where})"] * len(branches)) + ")"
+
+    def _values(self, branches: Sequence[tuple[str, int]]) -> list[Any]:
+        return [value for branch in branches for value in self._place(*branch)]

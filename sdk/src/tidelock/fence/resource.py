@@ -56,7 +56,7 @@ class FencedResource:
 
     async def clean(self, ended: Sequence[BranchCall]) -> None:
         """Forget finished branches."""
-        await self._fence.forget(ended)
+        await self._fence.forget(ended, self._cancel)
 
     async def sweep(self) -> None:
         """Forget all that are finished, whoever left them."""

@@ -13,7 +13,7 @@ from tidelock.errors import ProblemError, TidelockError
 from tidelock.fence.action import Action, Failure, Step, name_of
 from tidelock.fence.context import ActionContext, encoded
 from tidelock.fence.errors import StepRefusedError
-from tidelock.fence.fence import Fence
+from tidelock.fence.fence import Fence, Work
 from tidelock.fence.source import FencedDataSource
 from tidelock.rm.resource import BranchCall
 from tidelock.saga.arguments import Arguments
@@ -184,8 +184,9 @@ class _SagaAction(Action):
             branch = BranchCall(
                 xid=context.xid, branch_id=context.branch_id, mode="SAGA", resource_id=""
             )
-            await protect(calls(lambda _: _forgotten(fence, branch)))
+            cancel = self._by_word(self._cancel)
+            await protect(calls(lambda _: _forgotten(fence, branch, cancel)))
 
 
-def _forgotten(fence: Fence, branch: BranchCall) -> Coroutine[Any, Any, None]:
-    return fence.forget([branch])
+def _forgotten(fence: Fence, branch: BranchCall, cancel: Work) -> Coroutine[Any, Any, None]:
+    return fence.forget([branch], cancel)
