@@ -86,7 +86,7 @@ def test_work_is_committed_with_its_group(
             take(connection)
             connection.commit()
         assert count(database) == 10, "nobody else sees it before the decision"
-        assert branches(coordinator, transaction.xid) == ["PHASE_ONE_DONE"]
+        assert branches(coordinator, transaction.xid) == ["REGISTERED"], "told with the decision"
         assert source.held() == [transaction.xid]
     assert transaction.status == "COMMITTED"
     assert count(database) == 9

@@ -7,31 +7,25 @@ of them can be undone alone.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
-import socket as _socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from tidelock.calls import Calls
 from tidelock.client.transport import INHERITED
-from tidelock.driving import drive
 from tidelock.lcn.errors import ConnectionsHeldError, GroupOverError, LcnMisuseError
-from tidelock.rm.workers import in_worker
+from tidelock.lcn.made import Made
 from tidelock.sql.blocks import InUse
-from tidelock.sql.drivers import closed
 from tidelock.sql.places import Places
 from tidelock.sql.session import Session
+from tidelock.units.unit import Unit
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from tidelock.lcn.lending import Lent
 
 _log: Final = logging.getLogger("tidelock.lcn")
-
-_LOOK_S: Final = 0.5
-_GONE: Final = "the event loop on which the connection was made runs no more"
 
 
 class Outcome(enum.Enum):
@@ -51,10 +45,6 @@ class Stage(enum.Enum):
     OVER = enum.auto()
 
 
-class OwnerGoneError(Exception):
-    """The event loop on which a connection was made runs no more."""
-
-
 class Held:
     """One local transaction. What units do with it is in `tidelock.lcn.part`."""
 
@@ -62,7 +52,7 @@ class Held:
         self.xid: Final = xid
         self.turn: Final = Places(1)
         """Of the unit, with all units within it, that works here."""
-        self.owner: object = None
+        self.owner: Unit | None = None
         """The outermost unit that has the turn."""
         self.open_parts = 0
         """What units have under way, neither joined nor undone."""
@@ -75,71 +65,43 @@ class Held:
         self.ending: asyncio.Task[tuple[Outcome, str] | None] | None = None
         """On the application's loop."""
         self._lock: Final = threading.Lock()
-        self._session: Session | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._blocks = True
+        self._made: Made | None = None
         self.in_use: Final = InUse(LcnMisuseError)
+        self.lent: Final[list[Lent]] = []
+        """To whom it is lent now, in the order in which they began."""
         self._names = 0
 
     # --- the connection
 
     @property
-    def session(self) -> Session:
+    def made(self) -> Made:
         """Its connection. There is one while a part is open."""
-        assert self._session is not None
-        return self._session
+        assert self._made is not None
+        return self._made
+
+    @property
+    def session(self) -> Session:
+        """Its connection, for units."""
+        return self.made.session
 
     @property
     def is_connected(self) -> bool:
         """Whether it has begun."""
-        return self._session is not None
+        return self._made is not None
 
-    def begun(self, session: Session, *, awaited: bool) -> None:
+    def begun(self, made: Made) -> None:
         """A connection is there and its local transaction has begun."""
-        self._session = session
-        self._blocks = not awaited
-        if awaited and _driver(session) != "aiosqlite":
-            # That one has a thread, and may be awaited on any loop.
-            self._loop = asyncio.get_running_loop()
+        self._made = made
 
     def name(self) -> str:
         """Return a name for a savepoint."""
         self._names += 1
         return f"tidelock_{self._names}"
 
-    async def on_owner(self, step: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
-        """Do something with the connection, from the application's loop: where it belongs.
-
-        Raises:
-            OwnerGoneError, and what the driver raises
-        """
-        session, loop = self.session, self._loop
-        if self._blocks:
-            return await in_worker(lambda: drive(step(session)))
-        if loop is None or loop is asyncio.get_running_loop():
-            return await step(session)
-        if not loop.is_running():
-            raise OwnerGoneError(_GONE)
-        started = asyncio.run_coroutine_threadsafe(step(session), loop)
-        waited = asyncio.wrap_future(started)
-        while not (await asyncio.wait((waited,), timeout=_LOOK_S))[0]:
-            if not loop.is_running():
-                started.cancel()
-                raise OwnerGoneError(_GONE)
-        if waited.cancelled():
-            raise OwnerGoneError(_GONE)
-        return waited.result()
-
     async def close(self) -> None:
         """Close the connection, from the application's loop."""
-
-        async def close(session: Session) -> None:
-            await closed(session.connection)
-
         try:
-            await self.on_owner(close)
-        except OwnerGoneError:
-            _hang_up(self.session.connection)
+            await self.made.close()
         except Exception as error:
             _log.info("a connection of %s was broken when it was closed: %s", self.xid, error)
 
@@ -263,17 +225,3 @@ class Holding:
         self._held = {}
         self.ended = {}
         self._sessions = {}
-
-
-def _driver(session: Session) -> str:
-    return type(session.connection).__module__.partition(".")[0]
-
-
-def _hang_up(connection: Any) -> None:
-    """Have the server notice that nobody is there any more: it rolls back and frees rows."""
-    writer = getattr(connection, "_writer", None)
-    transport = getattr(connection, "_transport", None) or getattr(writer, "transport", None)
-    socket = None if transport is None else transport.get_extra_info("socket")
-    if socket is not None:
-        with contextlib.suppress(OSError):
-            socket.shutdown(_socket.SHUT_RDWR)

@@ -13,13 +13,16 @@ from typing import Any, Final
 
 from tidelock.application import Application
 from tidelock.calls import Calls
+from tidelock.client import Client
 from tidelock.client.branches import ReportStatus
 from tidelock.crash_points import reached
 from tidelock.errors import ConflictError, NotFoundError, TidelockError
 from tidelock.lcn.errors import ConnectionsHeldError, LcnMisuseError
 from tidelock.lcn.held import Held, Holding, Outcome
-from tidelock.sql.drivers import closed
+from tidelock.lcn.made import Made
 from tidelock.sql.session import Session, release, rollback_to, savepoint
+from tidelock.transaction.context import current
+from tidelock.transaction.handle import tells_with_decision
 from tidelock.units.unit import Unit
 
 _log: Final = logging.getLogger("tidelock.lcn")
@@ -31,19 +34,30 @@ class Desk:
     def __init__(
         self,
         application: Callable[[], Application],
-        connect: Callable[[], Awaitable[tuple[Session, bool]]],
+        connect: Callable[[], Awaitable[Made]],
         holding: Holding,
         wait_ms: int,
     ) -> None:
         self.application = application
         self.connect = connect
-        """Opens a connection; says also whether it is awaited."""
+        """Makes a connection."""
         self.holding: Final = holding
         self.wait_ms: Final = wait_ms
         self.resource_id = ""
         """Known once there has been a connection."""
         self.joined: Callable[[], None] = lambda: None
         """Called when something begins to wait for a decision."""
+        self.take_back: Callable[[str], Awaitable[None]] = _nothing
+        """Rolls back what is held for a group that is over."""
+
+    def at_work(self, xid: str, user: object) -> Unit | None:
+        """Return the unit of a group that has its connection in the hands of `user` just now."""
+        held = self.holding.find(xid)
+        return None if held is None or not held.in_use.by(user) else held.owner
+
+
+async def _nothing(_: str) -> None:
+    """Nothing is held yet."""
 
 
 async def part_of(desk: Desk, calls: Calls, unit: Unit, user: object) -> LcnPart:
@@ -106,13 +120,13 @@ async def part_of(desk: Desk, calls: Calls, unit: Unit, user: object) -> LcnPart
 async def _begin(desk: Desk, held: Held, calls: Calls) -> None:
     await desk.holding.place(calls, desk.wait_ms)
     try:
-        session, awaited = await desk.connect()
+        made = await desk.connect()
         try:
-            await _begin_transaction(session)
+            await _begin_transaction(made.session)
         except BaseException:
-            await _closed(session)
+            await _let_go(made)
             raise
-        held.begun(session, awaited=awaited)
+        held.begun(made)
     except BaseException:
         desk.holding.give_back()
         raise
@@ -146,10 +160,12 @@ class LcnPart:
     async def register(self, calls: Calls) -> None:
         """Join. Raises: what `Branches.register` raises: the group may be gone."""
         application, unit = self.desk.application(), self.unit
-        session_id = await application.session_id(calls)
+        # Nobody has been told of the work yet, so a session that has just ended costs only time.
+        await application.session_id(calls)
         reached("lcn.before-register")
-        registered = await calls(
-            lambda client: client.branches.register(
+
+        async def register(client: Client, session_id: int) -> tuple[int, int]:
+            registered = await client.branches.register(
                 self.held.xid,
                 "LCN",
                 self.desk.resource_id,
@@ -158,9 +174,11 @@ class LcnPart:
                 unit_id=unit.unit_id or None,
                 application_data=unit.application_data,
             )
-        )
-        self._branch_id = registered.branch_id
-        self.held.branches[registered.branch_id] = session_id
+            return registered.branch_id, session_id
+
+        branch_id, session_id = await application.in_session(calls, register)
+        self._branch_id = branch_id
+        self.held.branches[branch_id] = session_id
         reached("lcn.after-register")
 
     async def report(self, calls: Calls) -> None:
@@ -186,9 +204,9 @@ class LcnPart:
         branch_id = self._branch_id
         assert branch_id is not None
         try:
-            await calls(
-                lambda client: client.branches.report(self.held.xid, branch_id, "PHASE_ONE_DONE")
-            )
+            if not self._tells_with_decision(branch_id):
+                xid = self.held.xid
+                await calls(lambda client: client.branches.report(xid, branch_id, "PHASE_ONE_DONE"))
         except (NotFoundError, ConflictError):
             # It is decided, and not to commit: this branch never said that it is done.
             self.held.doomed = True
@@ -200,6 +218,12 @@ class LcnPart:
         reached("lcn.after-report")
         await self._over()
         self.desk.joined()
+
+    def _tells_with_decision(self, branch_id: int) -> bool:
+        binding, xid, desk = current(), self.held.xid, self.desk
+        if binding is None or binding.xid != xid:
+            return False
+        return tells_with_decision(binding.transaction, branch_id, lambda: desk.take_back(xid))
 
     async def leave(self, calls: Calls) -> None:
         """Undo it. If it is known to the group, withdraw it."""
@@ -270,12 +294,12 @@ async def _left(desk: Desk, held: Held) -> None:
         # Closing rolls back as well; this way it has happened when the unit has ended.
         with contextlib.suppress(Exception):
             await held.session.rollback()
-        await _closed(held.session)
+        await _let_go(held.made)
     desk.holding.over(held, Outcome.ROLLED_BACK, "its unit was undone")
     if was_connected:
         desk.holding.give_back()
 
 
-async def _closed(session: Session) -> None:
+async def _let_go(made: Made) -> None:
     with contextlib.suppress(Exception):
-        await closed(session.connection)
+        await made.let_go()

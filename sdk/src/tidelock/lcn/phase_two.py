@@ -110,6 +110,12 @@ class LcnResource:
         await asyncio.gather(*(self._settle(held) for held in lost))
         self._holding.forget_session(session_id)
 
+    async def take_back(self, xid: str) -> None:
+        """Roll back what is held for a group that was over when its branch was reported."""
+        held = self._holding.find(xid)
+        if held is not None:
+            await self._end(held, commit=False)
+
     # --- the end of what is held
 
     async def _ended(self, call: BranchCall, *, commit: bool) -> _Ended | None:
@@ -136,13 +142,13 @@ class LcnResource:
         outcome, detail = Outcome.ROLLED_BACK, ""
         try:
             if commit:
-                if not await held.on_owner(_commit):
+                if not await held.made.on_owner(_commit):
                     held.ending = None
                     held.goes_on()
                     return None
                 outcome = Outcome.COMMITTED
             else:
-                await held.on_owner(_roll_back)
+                await held.made.on_owner(_roll_back)
         except (Exception, asyncio.CancelledError) as error:
             # A rollback is done by the database itself, when the connection ends.
             if commit:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import threading
+from collections.abc import Awaitable, Callable
 from contextvars import Token
 from typing import Any, Final
 
@@ -12,15 +12,13 @@ from tidelock.application import Application, configured
 from tidelock.calls import Calls
 from tidelock.lcn.held import Holding
 from tidelock.lcn.lending import Lent
-from tidelock.lcn.part import Desk, LcnPart, part_of
+from tidelock.lcn.made import Made, made_by
+from tidelock.lcn.part import Desk
 from tidelock.lcn.phase_two import LcnResource
 from tidelock.sql.blocks import Connect, ConnectionBlock, connected
-from tidelock.sql.drivers import closed, session_of
 from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.sql.identity import identify
-from tidelock.sql.session import Session
-from tidelock.transaction.context import current_xid
-from tidelock.units.unit import Unit, bind, current_unit, unbind
+from tidelock.units.unit import Unit, bind, unbind
 
 DEFAULT_CONNECTIONS: Final = 20
 DEFAULT_WAIT_MS: Final = 10_000
@@ -66,6 +64,7 @@ class LcnDataSource:
         if greatest_connections < 1 or wait_ms < 0 or ask_after_ms < 1:
             raise ValueError("greatest_connections and ask_after_ms are 1 or more, wait_ms 0")
         self._connect = connect
+        self._open: Callable[[], Awaitable[Made]] = lambda: made_by(connect)
         self._given_application = application
         self._given_id = resource_id
         self._ask_after_ms = ask_after_ms
@@ -112,22 +111,21 @@ class LcnDataSource:
         """Return a new connection. For this package."""
         return await connected(self._connect)
 
-    async def _opened(self) -> tuple[Session, bool]:
-        made = self._connect()
-        awaited = inspect.isawaitable(made)
-        session = session_of(await made if awaited else made)
+    async def _opened(self) -> Made:
+        made = await self._open()
         try:
             if self._resource is None:
-                await self._attach(session, awaited=awaited)
+                await self._attach(made)
         except BaseException:
             with contextlib.suppress(Exception):
-                await closed(session.connection)
+                await made.let_go()
             raise
-        return session, awaited
+        return made
 
-    async def _attach(self, session: Session, *, awaited: bool) -> None:
+    async def _attach(self, made: Made) -> None:
         """Raises: DatabaseUnsuitableError"""
-        if not awaited and session.dialect.name == "sqlite":
+        session = made.session
+        if made.awaited is None and session.dialect.name == "sqlite":
             _check_threads(session.connection)
         identity = await identify(session)
         if session.in_transaction and not session.autocommits:
@@ -140,6 +138,7 @@ class LcnDataSource:
                 )
                 self.desk.resource_id = resource_id
                 self.desk.joined = resource.joined
+                self.desk.take_back = resource.take_back
                 self.application.attach(resource)
                 self._resource = resource
 
@@ -170,54 +169,28 @@ class LcnBlock(ConnectionBlock):
     def __init__(self, source: LcnDataSource) -> None:
         super().__init__(source)
         self._source = source
-        self._unit: Unit | None = None
-        self._is_own = False
-        """The block is the unit."""
-        self._work: tuple[LcnPart, Lent] | None = None
+        self._work: Lent | None = None
         self._token: Token[Unit | None] | None = None
 
     async def _begin(self, calls: Calls, user: object) -> None:
-        unit = current_unit()
-        self._is_own = unit is None
-        self._unit = unit or Unit(None, xid=current_xid() or "")
-        part = await part_of(self._source.desk, calls, self._unit, user)
-        lent = Lent(part)
-        if not self._is_own:
-            try:
-                await lent.mark()
-            except BaseException:
-                part.held.in_use.give_back()
-                raise
-        self._work = part, lent
+        self._work = await Lent.begin(self._source.desk, calls, user)
 
     def _lent(self) -> Any:
         assert self._work is not None
-        assert self._unit is not None
-        part, lent = self._work
-        if self._is_own:
+        if self._work.is_own:
             # Blocks within it belong to it.
-            self._token = bind(self._unit)
+            self._token = bind(self._work.unit)
         from tidelock.lcn.connections import LcnConnection  # noqa: PLC0415 (needs wrapt)
 
-        return LcnConnection(part.session.connection, lent)
+        return LcnConnection(self._work.connection, self._work)
 
     def _forget(self) -> None:
         if self._work is not None:
-            self._work[1].is_over = True
+            self._work.is_over = True
         token, self._token = self._token, None
         if token is not None:
             unbind(token)
 
     async def _end(self, calls: Calls, error: BaseException | None) -> None:
         assert self._work is not None
-        assert self._unit is not None
-        part, lent = self._work
-        part.held.in_use.give_back()
-        if self._is_own:
-            await self._unit.end(calls, failed=error is not None)
-        elif error is not None:
-            try:
-                await lent.rollback()
-            except Exception:
-                # What was done can no longer be told apart from the rest of the unit.
-                self._unit.set_rollback_only()
+        await self._work.end(calls, failed=error is not None)

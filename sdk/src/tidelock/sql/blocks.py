@@ -155,6 +155,11 @@ class InUse:
     def __bool__(self) -> bool:
         return self._depth > 0
 
+    def by(self, user: object) -> bool:
+        """Say whether it is in the hands of a task or thread."""
+        with self._lock:
+            return self._depth > 0 and self._user == user
+
     def take(self, user: object) -> None:
         """Let a task or thread use the connection; it may already. Raises: the mode's error."""
         with self._lock:
