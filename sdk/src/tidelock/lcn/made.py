@@ -36,6 +36,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     """For units, in their thread, task or greenlet."""
     awaited: Session | None = None
     """For its end. None: it blocks, and is `session`."""
+    begin: Callable[[], Awaitable[None]]
+    """Begins its local transaction, in a unit."""
     let_go: Callable[[], Awaitable[None]]
     """Closes it, or gives it back to its pool, in a unit."""
     let_go_awaited: Callable[[], Awaitable[None]] | None = None
@@ -83,14 +85,24 @@ async def made_by(connect: Connect) -> Made:
     """Make a connection by itself. Raises: DatabaseUnsuitableError, and what connecting raises."""
     connecting = connect()
     is_awaited = inspect.isawaitable(connecting)
-    connection = await connecting if is_awaited else connecting
+    connection: Any = await connecting if is_awaited else connecting
     session = session_of(connection)
+    driver = type(connection).__module__.partition(".")[0]
+
+    async def begin() -> None:
+        if driver == "asyncpg":
+            # Its own blocks nest in its own only.
+            await connection.transaction().start()
+        else:
+            await session.begin()
+
     # The driver of SQLite has a thread, and may be awaited on any loop.
-    is_bound = is_awaited and type(connection).__module__.partition(".")[0] != "aiosqlite"
+    is_bound = is_awaited and driver != "aiosqlite"
     return Made(
         connection=connection,
         session=session,
         awaited=session if is_awaited else None,
+        begin=begin,
         let_go=lambda: closed(connection),
         loop=asyncio.get_running_loop() if is_bound else None,
     )

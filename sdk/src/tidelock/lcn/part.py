@@ -122,7 +122,7 @@ async def _begin(desk: Desk, held: Held, calls: Calls) -> None:
     try:
         made = await desk.connect()
         try:
-            await _begin_transaction(made.session)
+            await made.begin()
         except BaseException:
             await _let_go(made)
             raise
@@ -130,14 +130,6 @@ async def _begin(desk: Desk, held: Held, calls: Calls) -> None:
     except BaseException:
         desk.holding.give_back()
         raise
-
-
-async def _begin_transaction(session: Session) -> None:
-    if type(session.connection).__module__.partition(".")[0] == "asyncpg":
-        # Its own blocks nest in its own only.
-        await session.connection.transaction().start()
-    else:
-        await session.begin()
 
 
 class LcnPart:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Token
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tidelock.application import Application, configured
 from tidelock.calls import Calls
+from tidelock.lcn.errors import LcnMisuseError
+from tidelock.lcn.frameworks import OnGroups
 from tidelock.lcn.held import Holding
 from tidelock.lcn.lending import Lent
 from tidelock.lcn.made import Made, made_by
 from tidelock.lcn.part import Desk
 from tidelock.lcn.phase_two import LcnResource
 from tidelock.sql.blocks import Connect, ConnectionBlock, connected
+from tidelock.sql.drivers import session_of
 from tidelock.sql.errors import DatabaseUnsuitableError
 from tidelock.sql.identity import identify
 from tidelock.units.unit import Unit, bind, unbind
@@ -65,6 +69,7 @@ class LcnDataSource:
             raise ValueError("greatest_connections and ask_after_ms are 1 or more, wait_ms 0")
         self._connect = connect
         self._open: Callable[[], Awaitable[Made]] = lambda: made_by(connect)
+        self._lends_blocks = True
         self._given_application = application
         self._given_id = resource_id
         self._ask_after_ms = ask_after_ms
@@ -101,7 +106,77 @@ class LcnDataSource:
             TransactionNotActiveError, TransactionNotFoundError: the group is gone; it is undone.
             What the client raises when nobody can be asked.
         """
+        if not self._lends_blocks:
+            raise LcnMisuseError(
+                "of an async engine, use the engine's own sessions and connections"
+            )
         return LcnBlock(self)
+
+    @classmethod
+    def of_engine(cls, engine: Any, **options: Any) -> Self:
+        """Have an engine of SQLAlchemy 2, sync or async, take part with all its connections.
+
+        `options` are those of `LcnDataSource`. Sessions and connections are used as ever. In a
+        transaction, what one of them does from its first statement to its commit or rollback is
+        what a block of `connection()` is; all go to the group's one connection, which comes from a
+        second pool of the engine's kind, as large as `greatest_connections`::
+
+            engine = create_async_engine("postgresql+asyncpg://db/orders")
+            LcnDataSource.of_engine(engine)
+
+        Raises:
+            DatabaseUnsuitableError: the engine takes part already.
+        """
+        from tidelock.sql.drivers.sqlalchemy_groups import install  # noqa: PLC0415
+        from tidelock.sql.drivers.sqlalchemy_hooks import InGreenlets, opener  # noqa: PLC0415
+
+        connect, blocking = opener(engine)
+        source = cls(connect, **options)
+
+        def calls() -> Calls:
+            application = source.application
+            return application.blocking if blocking else InGreenlets(application.client)
+
+        user = threading.get_ident if blocking else asyncio.current_task
+        lend = install(engine, lambda: OnGroups(source.desk, calls, user), blocking=blocking)
+
+        async def open_one() -> Made:
+            lent = lend()
+            return Made(
+                connection=lent.connection,
+                session=lent.session,
+                awaited=lent.awaited,
+                begin=lent.session.begin,
+                let_go=lent.let_go,
+                let_go_awaited=None if blocking else lent.let_go_awaited,
+                loop=lent.loop,
+            )
+
+        source._open = open_one
+        source._lends_blocks = blocking
+        return source
+
+    @classmethod
+    def of_django(cls, alias: str = "default", **options: Any) -> Self:
+        """Have a database of Django's `DATABASES` take part, with all that the ORM does in it.
+
+        Call it once, as in `AppConfig.ready`. `options` are those of `LcnDataSource`. In a
+        transaction an outermost `atomic` block is what a block of `connection()` is, and so is
+        each statement outside of them.
+        """
+        from tidelock.sql.drivers.django_hooks import install, setter_up  # noqa: PLC0415
+        from tidelock.sql.drivers.switching import SwitchingConnection  # noqa: PLC0415
+
+        source = cls(setter_up(alias), **options)
+
+        def wrap(connection: Any) -> Any:
+            on_groups = OnGroups(
+                source.desk, lambda: source.application.blocking, threading.get_ident
+            )
+            return SwitchingConnection(connection, session_of(connection), on_groups, is_lent=True)
+
+        install(alias, wrap)
+        return source
 
     def held(self) -> list[str]:
         """Return the groups for which a connection is held, by xid."""

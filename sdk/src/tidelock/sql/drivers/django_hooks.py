@@ -25,6 +25,20 @@ def opener(alias: str) -> Callable[[], Any]:
     return connect
 
 
+def setter_up(alias: str) -> Callable[[], Any]:
+    """Return what opens a connection as Django's own ones are, with all that Django and receivers
+    of `connection_created` set there, and which does not take part by itself.
+    """
+
+    def connect() -> Any:
+        wrapper: Any = connections[alias].copy()
+        wrapper.tidelock_own = True
+        wrapper.connect()
+        return wrapper.connection
+
+    return connect
+
+
 def install(alias: str, wrap: Callable[[Any], Any]) -> None:
     """Have the connections of a database of `DATABASES` take part, from now on and in all threads.
 
@@ -32,7 +46,7 @@ def install(alias: str, wrap: Callable[[Any], Any]) -> None:
     """
 
     def created(sender: Any, connection: Any, **_: Any) -> None:
-        if connection.alias == alias:
+        if connection.alias == alias and not hasattr(connection, "tidelock_own"):
             connection.connection = wrap(connection.connection)
             if connection.vendor == "postgresql":
                 _write_rows_out(connection.ops)
