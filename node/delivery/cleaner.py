@@ -25,6 +25,7 @@ from statemachine.transactions.channel_rows import (
     latest_registration,
     session_to_clean,
 )
+from statemachine.transactions.cleaning import GREATEST_CLEANED
 from statemachine.transactions.cleaning_rows import (
     Cleaning,
     Sweep,
@@ -107,29 +108,40 @@ class Cleaner:
             pass
 
     async def _clean(self) -> bool:
-        """Tell of the next branches of every resource; False when there is nothing more to tell."""
+        """Tell of the next branches of every resource; False when what is left may wait for others.
+
+        Whoever went on as long as there is anything would be told of each transaction by itself.
+        """
         now = self._engine.now()
         self._paused_until = {
             resource: until for resource, until in self._paused_until.items() if until > now
         }
-        told = False
+        more = False
+        done: list[Cleaning] = []
         after = ""
         while resources := resources_to_clean(self._reader, after, _RESOURCES_AT_ONCE):
             for resource_id in resources:
-                if resource_id not in self._paused_until:
-                    told |= await self._clean_resource(resource_id)
+                if resource_id in self._paused_until:
+                    continue
+                cleaned = await self._clean_resource(resource_id)
+                more |= len(cleaned) == _AT_ONCE
+                done += cleaned
+                if len(done) > GREATEST_CLEANED - _AT_ONCE:
+                    await self._record(done)
+                    done = []
             after = resources[-1]
             await asyncio.sleep(0)
-        return told
+        if done:
+            await self._record(done)
+        return more
 
-    async def _clean_resource(self, resource_id: str) -> bool:
+    async def _clean_resource(self, resource_id: str) -> list[Cleaning]:
+        """Tell of the next branches of a resource; return those that are cleaned."""
         if latest_registration(self._reader, resource_id) == _NEVER:
-            return False
+            return []
         before_ms = self._engine.stamps.elapsed_ms() - self._clean_after_ms
         due = due_cleanings(self._reader, resource_id, before_ms, _AT_ONCE)
         messages = list(self._messages(due))
-        if not messages:
-            return False
         done: list[Cleaning] = []
         for at in range(0, len(messages), _MESSAGES_AT_ONCE):
             part = messages[at : at + _MESSAGES_AT_ONCE]
@@ -141,8 +153,9 @@ class Cleaner:
                     self._pause(resource_id, reply)
             if resource_id in self._paused_until:
                 break
-        if not done:
-            return False
+        return done
+
+    async def _record(self, done: Iterable[Cleaning]) -> None:
         command = RecordCleaned(
             branches=tuple(
                 CleanedBranch(each.resource_id, each.ended_ms, each.xid, each.branch_id)
@@ -150,7 +163,6 @@ class Cleaner:
             )
         )
         await self._cluster.propose_internal((command,), timeout_ms=_PROPOSAL_MS)
-        return resource_id not in self._paused_until
 
     def _pause(self, resource_id: str, reply: ManagerReply) -> None:
         if len(self._paused_until) < _GREATEST_PAUSED:

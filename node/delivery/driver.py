@@ -48,6 +48,7 @@ from statemachine.store import DamagedStateError
 from statemachine.transactions.planning import Call
 from statemachine.transactions.recovery import GREATEST_RECOVERIES
 from statemachine.transactions.rows import Branch, Global, due_globals
+from statemachine.transactions.statuses import GlobalStatus
 from statemachine.transactions.transaction import GREATEST_DETAIL
 
 logger = logging.getLogger(__name__)
@@ -410,7 +411,9 @@ class Driver:
                 failure_message=answer.failure_message[:GREATEST_DETAIL],
                 jitter_permille=self._jitter_permille(answer.verdict),
                 attempts=flight.attempts,
-            )
+            ),
+            # Its caller was answered with the decision, and its rows are free.
+            may_linger=row.status is GlobalStatus.ASYNC_COMMITTING,
         )
         self._reach(CrashPoint.REPORT_GATHERED, operation, "")
         self._look_soon()

@@ -2,6 +2,8 @@
 
 A report whose fate is unknown is made again. It does no harm twice: what is done is not to be
 called any more, and what was not counts once for the attempt that it was.
+
+What nobody waits for lingers a moment, so that an entry of the log carries what many calls came to.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from node.consensus.proposals import Answer as ProposalAnswer
-from node.consensus.runtime import Runtime
+from node.consensus.runtime import Runtime, Timer
 from statemachine.commands import AnyCommand, ReportCalls, ReportedCall
 from statemachine.outcomes import Applied, Rejected, RejectionCode, RequestOutcome
 
@@ -20,6 +22,10 @@ logger = logging.getLogger(__name__)
 Propose = Callable[[Sequence[AnyCommand], Callable[[ProposalAnswer], None]], None]
 
 GREATEST_TOGETHER: Final = 256
+
+LINGER_S: Final = 0.02
+"""How long a report that nobody waits for waits for others."""
+
 _AGAIN_S: Final = 0.05
 _REJECTED_S: Final = 1.0
 _FIXED_BYTES: Final = 200
@@ -47,21 +53,34 @@ class Reports:
         self._on_stale = on_stale
         self._gathered: list[ReportedCall] = []
         self._flushing = False
+        self._lingering: Timer | None = None
         self._stopped = False
 
-    def add(self, reported: ReportedCall) -> None:
-        """Report this with whatever else comes in the same moment."""
+    def add(self, reported: ReportedCall, *, may_linger: bool = False) -> None:
+        """Report this with whatever else comes in the same moment, or within `LINGER_S`."""
         self._gathered.append(reported)
-        if not self._flushing:
-            self._flushing = True
-            self._runtime.call_soon(self._flush)
+        if self._flushing:
+            return
+        if may_linger and len(self._gathered) < GREATEST_TOGETHER:
+            if self._lingering is None:
+                self._lingering = self._runtime.call_later(LINGER_S, self._flush)
+            return
+        self._flushing = True
+        self._runtime.call_soon(self._flush)
 
     def stop(self) -> None:
         """The term is over, and nobody wants to know any more."""
         self._stopped = True
+        self._no_longer_linger()
+
+    def _no_longer_linger(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     def _flush(self) -> None:
         self._flushing = False
+        self._no_longer_linger()
         gathered, self._gathered = self._gathered, []
         batch: list[ReportedCall] = []
         size = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from api.cluster import OutcomeUnknownError
 from node.consensus.proposals import Answer
-from node.delivery.reports import GREATEST_TOGETHER, Reports
+from node.delivery.reports import GREATEST_TOGETHER, LINGER_S, Reports
 from statemachine.commands import AnyCommand, ReportCalls, ReportedCall
 from statemachine.outcomes import (
     Applied,
@@ -75,6 +75,25 @@ def test_what_comes_in_one_moment_is_proposed_together() -> None:
     assert log.pass_time() == [["a", "b"], ["c"]]
     log.answer(TAKEN)
     assert [each.xid for each in log.taken] == ["a", "b"]
+
+
+def test_what_nobody_waits_for_travels_with_what_comes_a_little_later() -> None:
+    log = Proposed()
+    log.reports.add(call("a"), may_linger=True)
+    assert log.pass_time(LINGER_S / 2) == []
+    log.reports.add(call("b"), may_linger=True)
+    assert log.pass_time(LINGER_S) == [["a", "b"]]
+    log.reports.add(call("c"), may_linger=True)
+    log.reports.add(call("d"))
+    assert log.pass_time(LINGER_S / 4) == [["a", "b"], ["c", "d"]]
+    assert log.pass_time(2 * LINGER_S) == [["a", "b"], ["c", "d"]]
+
+
+def test_as_many_as_go_together_do_not_linger() -> None:
+    log = Proposed()
+    for number in range(GREATEST_TOGETHER):
+        log.reports.add(call(str(number)), may_linger=True)
+    assert sum(map(len, log.pass_time(LINGER_S / 4))) == GREATEST_TOGETHER
 
 
 def test_no_report_is_larger_than_an_entry_takes() -> None:
