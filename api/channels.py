@@ -12,8 +12,8 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterator
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -75,6 +75,10 @@ class Connection(Protocol):
 
     @property
     def unsent_bytes(self) -> int: ...
+
+    @property
+    def requests(self) -> Sequence[asyncio.Task[None]]:
+        """Those of the resource manager that are under way, each ended by its answer."""
 
     async def send(self, message: bytes) -> None:
         """Raises: ConnectionError"""
@@ -249,7 +253,9 @@ class Channels:
     async def close(self) -> None:
         """Let calls under way come to their end, then send everybody elsewhere."""
         self.stopping = True
-        under_way = [call for each in self._open.values() for call in each.calls]
+        under_way: list[asyncio.Future[Any]] = []  # of whatever
+        for each in self._open.values():
+            under_way += [*each.calls, *each.connection.requests]
         if under_way:
             await asyncio.wait(under_way, timeout=self.settings.channel_drain_s)
         held = [(each.session_id, number) for number, each in self._open.items()]

@@ -51,6 +51,11 @@ class Reply(web.StreamResponse):
         """Whether the connection serves another request; known once the answer is sent."""
         return self._stays_open
 
+    @property
+    def content(self) -> bytes:
+        """The body."""
+        return self._whole_body
+
     def close(self) -> None:
         """End the connection with this answer."""
         self._closes = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
 from api import requests
+from api.carried_requests import Carriage
 from api.channels import Channel, Channels, MessageRefusedError
 from api.cluster import Consistency, NoQuorumError, OutcomeUnknownError, OverloadedError
 from api.endpoints import CONSISTENCY, PAGE, READ_ERRORS, Endpoint
@@ -33,6 +35,8 @@ from api.rm_messages import (
     Incoming,
     Leave,
     Register,
+    Request,
+    Response,
     Result,
     Welcome,
     decode,
@@ -78,6 +82,7 @@ class ChannelStream(web.WebSocketResponse):
         )
         self._service = service
         self._channels = channels
+        self._request: web.Request | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._ending: asyncio.Task[None] | None = None
 
@@ -91,6 +96,7 @@ class ChannelStream(web.WebSocketResponse):
         self.headers["Tidelock-Term"] = str(cluster.term)
         self.headers["Tidelock-Index"] = str(position)
         self._transport = request.transport
+        self._request = request if isinstance(request, web.Request) else None
         return await super().prepare(request)
 
     async def write_eof(self) -> None:  # type: ignore[override]  # as aiohttp's own does
@@ -131,9 +137,11 @@ class ChannelStream(web.WebSocketResponse):
     # --- the conversation
 
     async def _serve(self) -> None:
-        channel = self._channels.opened(_Carrier(self))
+        assert self._request is not None, "it is served once its head was sent"
+        carriage = Carriage(self._request, self._service.replies, self.send)
+        channel = self._channels.opened(_Carrier(self, carriage))
         try:
-            await self._converse(channel)
+            await self._converse(channel, carriage)
         except MessageRefusedError as error:
             await self._complain(error)
         except (ConnectionError, TimeoutError):
@@ -143,10 +151,11 @@ class ChannelStream(web.WebSocketResponse):
             self._abort()
         finally:
             self._channels.closed(channel)
+            carriage.lost()
             if self._ending is not None:
                 await asyncio.wait((self._ending,), timeout=CLOSE_WITHIN_S)
 
-    async def _converse(self, channel: Channel) -> None:
+    async def _converse(self, channel: Channel, carriage: Carriage) -> None:
         """Take messages until the channel is closed.
 
         Raises:
@@ -166,6 +175,8 @@ class ChannelStream(web.WebSocketResponse):
                     first = False
                 case _ if first:
                     raise MessageRefusedError("NOT_REGISTERED", "Send a register message first.")
+                case Request():
+                    carriage.take(message)
                 case Result():
                     channel.answer(message)
                 case AskFates():
@@ -290,12 +301,17 @@ class ChannelStream(web.WebSocketResponse):
 class _Carrier:
     """A stream as a `Channel` sees it."""
 
-    def __init__(self, stream: ChannelStream) -> None:
+    def __init__(self, stream: ChannelStream, carriage: Carriage) -> None:
         self._stream = stream
+        self._carriage = carriage
 
     @property
     def unsent_bytes(self) -> int:
         return self._stream.unsent_bytes
+
+    @property
+    def requests(self) -> Sequence[asyncio.Task[None]]:
+        return self._carriage.under_way
 
     async def send(self, message: bytes) -> None:
         await self._stream.send(message)
@@ -413,6 +429,8 @@ def endpoints(service: Service, channels: Channels) -> list[Endpoint]:
         Welcome,
         Called,
         Fates,
+        Request,
+        Response,
         Complaint,
         GoElsewhere,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from api import json_text
+from api.errors import FieldError, Problem
 from api.shapes import Name
 from api.xids import Xid
 from statemachine.transactions.channel_sessions import (
@@ -183,9 +185,36 @@ class AskFates(_Message, frozen=True, kw_only=True, tag="ask-fates", forbid_unkn
     branches: Annotated[list[GuardedBranch], msgspec.Meta(min_length=1, max_length=GREATEST_FATES)]
 
 
-Incoming = Register | Result | Leave | AskFates
+class _RequestHead(_Message, frozen=True, kw_only=True, tag="request", forbid_unknown_fields=True):
+    request_id: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    """The resource manager's own, which is answered under it."""
+    method: Literal["GET", "POST", "DELETE"]
+    path: Annotated[str, msgspec.Meta(pattern=r"^/[!-~]{1,4000}\Z")]
+    """Below `/api/v1/transactions` or `/api/v1/row-locks`, encoded, with its query."""
+    key: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    """What `Idempotency-Key` says."""
+    timeout_ms: int | None = None
+    """What `Tidelock-Timeout-Ms` says."""
 
-_incoming: Final = msgspec.json.Decoder(Incoming)
+
+class Request(_RequestHead, frozen=True, kw_only=True, tag="request", forbid_unknown_fields=True):
+    """A request of the HTTP contract, answered with `response` under the same `requestId`."""
+
+    body: msgspec.Raw = msgspec.Raw(b"")
+    """What the body of the request would be, as the last field."""
+
+
+class _RequestChecked(
+    _RequestHead, frozen=True, kw_only=True, tag="request", forbid_unknown_fields=True
+):
+    body: None = None
+
+
+Incoming = Register | Result | Leave | AskFates | Request
+
+_incoming: Final = msgspec.json.Decoder(Register | Result | Leave | AskFates | _RequestChecked)
+_requests: Final = msgspec.json.Decoder(Request)
+_REQUEST: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"request"')
 
 
 class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
@@ -200,6 +229,17 @@ class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     heartbeat_ms: int
     """The node pings this often; who hears nothing for twice as long should connect anew."""
     grace_ms: int
+    takes_requests: bool = True
+    """It answers `request`."""
+
+
+class Response(_Message, frozen=True, kw_only=True, tag="response"):
+    """Answer to `request`: what HTTP would have said."""
+
+    request_id: int
+    status: int
+    body: msgspec.Raw
+    """The JSON of a success or of a problem."""
 
 
 class BranchFate(_Message, frozen=True, kw_only=True):
@@ -270,12 +310,45 @@ def decode(text: bytes) -> Incoming:
     Raises:
         Problem: it is no message.
     """
-    message: Incoming = json_text.decode(text, _incoming)
+    if _REQUEST.match(text):
+        return _decode_request(text)
+    message: Register | Result | Leave | AskFates | _RequestChecked
+    message = json_text.decode(text, _incoming)
+    if isinstance(message, _RequestChecked):
+        raise _refused("type", "must be the first field of a request")
     return message
+
+
+def _decode_request(text: bytes) -> Request:
+    """Return a request. Whoever serves it checks its body: that is the affair of who asked for it,
+    and must not end the channel for all.
+    """
+    try:
+        request = _requests.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        json_text.decode(text, _incoming)
+        raise _refused("body", "cannot be read") from None
+    body = bytes(request.body)
+    if body:
+        head, found, behind = text.rpartition(body)
+        if not found or behind.strip() != b"}":
+            raise _refused("body", "must be the last field of a request")
+        text = head + b"null}"
+    json_text.decode(text, _incoming)
+    return request
+
+
+def _refused(field: str, why: str) -> Problem:
+    return Problem("INVALID_FIELD", f"{field}: {why}", errors=[FieldError(field, why)])
 
 
 def encode(message: Welcome | Complaint | GoElsewhere | Called | Fates) -> bytes:
     return _encode(message)
+
+
+def response_message(request_id: int, status: int, body: bytes) -> bytes:
+    """Return a `Response`; `body` is JSON."""
+    return b'{"type":"response","requestId":%d,"status":%d,"body":%b}' % (request_id, status, body)
 
 
 def call_message(kind: CallKind, request_id: int, called: bytes) -> bytes:

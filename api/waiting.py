@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from api import requests
+from api.carried_requests import CarriedRequest
 from api.cluster import (
     Cluster,
     NoQuorumError,
@@ -151,8 +152,8 @@ class Waits:
                 end(_End.SETTLED)
 
         settled.add_done_callback(settle)
-        connection = request.protocol
-        assert isinstance(connection, Connection)
+        connection = request if isinstance(request, CarriedRequest) else request.protocol
+        assert isinstance(connection, Connection | CarriedRequest)
         connection.on_lost = lambda: end(_End.CLIENT_GONE)
         if requests.client_has_gone(request):
             end(_End.CLIENT_GONE)

@@ -98,6 +98,7 @@ class Wire:
     """
 
     unsent_bytes = 0
+    requests = ()
 
     def __init__(
         self, world: World, process: Process, on_message: OnMessage, on_end: OnEnd

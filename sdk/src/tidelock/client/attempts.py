@@ -131,7 +131,7 @@ class _Attempts(Generic[T]):
         pause_s = _LEAST_PAUSE_S
         least_s = 0.0
         while self._remaining_s > least_s:
-            nodes = self._transport.nodes.in_order() if self._only is None else [self._only]
+            nodes = self._transport.in_order(self._call) if self._only is None else [self._only]
             for url in nodes:
                 if self._remaining_s <= least_s:
                     break

@@ -86,6 +86,10 @@ class Nodes:
             random.shuffle(known)
         return sorted(known, key=lambda url: (url in self._avoided, url not in self._healthy))
 
+    def is_avoided(self, url: URL) -> bool:
+        """Whether this node failed lately."""
+        return self._avoided.get(url, 0.0) > self._now()
+
     def avoid(self, url: URL) -> None:
         """Ask this node last for a while."""
         self._avoided[url] = self._now() + AVOIDED_S

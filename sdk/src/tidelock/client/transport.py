@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import msgspec
@@ -82,6 +82,25 @@ class Received(msgspec.Struct, frozen=True):
     """Why it cannot be what a node sent; empty when it can."""
 
 
+class Carrier(Protocol):
+    """Another way to a node than by HTTP: the channel of the process's resource manager."""
+
+    @property
+    def url(self) -> URL:
+        """The node that it leads to."""
+        ...
+
+    def takes(self, call: Call) -> bool:
+        """Say whether a call can go this way."""
+        ...
+
+    async def attempt(
+        self, call: Call, key: str, timeout_ms: int | None, within_s: float
+    ) -> Received:
+        """Ask the node. Raises: NotSentError, NoAnswerError"""
+        ...
+
+
 class Transport:
     """Connections to the nodes.
 
@@ -99,6 +118,8 @@ class Transport:
         self.timeout_ms = timeout_ms
         self.attempt_timeout_ms = attempt_timeout_ms
         self.on_call: Callable[[], None] | None = None
+        self.carrier: Carrier | None = None
+        """Is asked first, while there is one."""
         self.farewells = Farewells()
         self.closing = False
         """Only farewells are still sent."""
@@ -168,6 +189,13 @@ class Transport:
             for session in self._sessions.values():
                 await session.close()
 
+    def in_order(self, call: Call) -> list[URL]:
+        """Return all nodes, best first: that of the carrier, unless it failed lately."""
+        nodes, carrier = self.nodes.in_order(), self.carrier
+        if carrier is None or not carrier.takes(call) or self.nodes.is_avoided(carrier.url):
+            return nodes
+        return [carrier.url, *(url for url in nodes if url != carrier.url)]
+
     async def attempt(
         self, call: Call, url: URL, headers: Mapping[str, str], remaining_s: float
     ) -> Received:
@@ -177,10 +205,14 @@ class Transport:
             NotSentError, NoAnswerError
         """
         patience_s = min(remaining_s, self._longest_s(call))
+        carrier = self.carrier
+        if carrier is not None and carrier.url == url and carrier.takes(call):
+            told = None if call.waits else _told_ms(patience_s)
+            within_s = min(remaining_s, patience_s + _GRACE_S)
+            return await carrier.attempt(call, headers.get("Idempotency-Key", ""), told, within_s)
         sent = {**headers, **self.access.headers(), "Accept-Encoding": "identity"}
         if not call.waits:
-            told_ms = min(GREATEST_TIMEOUT_MS, max(1, int(patience_s * 1000)))
-            sent["Tidelock-Timeout-Ms"] = str(told_ms)
+            sent["Tidelock-Timeout-Ms"] = str(_told_ms(patience_s))
         total_s = min(remaining_s, patience_s + _GRACE_S)
         timeout = aiohttp.ClientTimeout(
             total=total_s,
@@ -212,6 +244,10 @@ class Transport:
             return _WAITING_S
         regular_s = self.attempt_timeout_ms / 1000
         return min(regular_s, _HURRY_S) if call.hurries else regular_s
+
+
+def _told_ms(patience_s: float) -> int:
+    return min(GREATEST_TIMEOUT_MS, max(1, int(patience_s * 1000)))
 
 
 async def received(response: aiohttp.ClientResponse) -> Received:

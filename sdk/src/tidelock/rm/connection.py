@@ -21,6 +21,7 @@ from tidelock.rm.messages import (
     FatesTold,
     GoElsewhere,
     Heard,
+    Response,
     Said,
     Unknown,
     Unreadable,
@@ -71,7 +72,7 @@ class Connection:
     def is_open(self) -> bool:
         return not self._socket.closed
 
-    async def receive(self) -> Welcome | Asked | FatesTold | Unreadable:
+    async def receive(self) -> Welcome | Asked | FatesTold | Response | Unreadable:
         """Return what the node says next.
 
         Raises:

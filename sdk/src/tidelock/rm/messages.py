@@ -130,7 +130,18 @@ class Leave(_Message, frozen=True, kw_only=True, tag="leave"):
     """The process ends."""
 
 
-Said = Register | Result | AskFates | Leave
+class Request(_Message, frozen=True, kw_only=True, tag="request", omit_defaults=True):
+    """A call of the HTTP contract. Nodes want the body to come last."""
+
+    request_id: int
+    method: str
+    path: str
+    key: str = ""
+    timeout_ms: int | None = None
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+Said = Register | Result | AskFates | Leave | Request
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -151,6 +162,8 @@ class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     cluster_id: str = ""
     node_id: str = ""
     grace_ms: int = 0
+    takes_requests: bool = False
+    """It answers `Request`."""
 
 
 class CleanBranch(_Message, frozen=True, kw_only=True):
@@ -206,6 +219,14 @@ class FatesTold(_Message, frozen=True, kw_only=True, tag="fates"):
     branches: tuple[Fate, ...]
 
 
+class Response(_Message, frozen=True, kw_only=True, tag="response"):
+    """Answer to `Request`, as HTTP would have brought it."""
+
+    request_id: int
+    status: Annotated[int, msgspec.Meta(ge=100, le=599)]
+    body: msgspec.Raw = msgspec.Raw(b"")
+
+
 class Complaint(_Message, frozen=True, kw_only=True, tag="error"):
     """What was wrong with a message. The channel is closed behind it."""
 
@@ -244,7 +265,7 @@ class Unknown(msgspec.Struct, frozen=True):
     kind: str
 
 
-Heard = Welcome | Asked | FatesTold | Complaint | GoElsewhere | Unreadable | Unknown
+Heard = Welcome | Asked | FatesTold | Response | Complaint | GoElsewhere | Unreadable | Unknown
 
 
 class _Head(msgspec.Struct, frozen=True, rename="camel"):
@@ -252,11 +273,13 @@ class _Head(msgspec.Struct, frozen=True, rename="camel"):
     request_id: int | None = None
 
 
-_heard: Final = msgspec.json.Decoder(Welcome | Asked | FatesTold | Complaint | GoElsewhere)
+_heard: Final = msgspec.json.Decoder(
+    Welcome | Asked | FatesTold | Response | Complaint | GoElsewhere
+)
 _head: Final = msgspec.json.Decoder(_Head)
 _BEGINS: Final = re.compile(rb'\{"type":"([a-z-]+)","requestId":([0-9]{1,16}),')
 _CALLS: Final = frozenset(map(str, CallKind))
-_OTHERS: Final = frozenset({"welcome", "fates", "error", "go-elsewhere"})
+_OTHERS: Final = frozenset({"welcome", "fates", "response", "error", "go-elsewhere"})
 
 
 def decode(text: bytes) -> Heard:

@@ -23,6 +23,7 @@ from tidelock.crash_points import reached
 from tidelock.errors import ClientClosedError, TidelockError
 from tidelock.rm import connection as channel
 from tidelock.rm import failures
+from tidelock.rm.carried_calls import CarriedCalls
 from tidelock.rm.connection import ChannelClosedError, Connection
 from tidelock.rm.dispatch import Answer, Asker, Dispatcher, Question
 from tidelock.rm.fates import Fates
@@ -36,6 +37,7 @@ from tidelock.rm.messages import (
     FatesTold,
     Leave,
     Register,
+    Response,
     Result,
     SweepAsked,
     Unreadable,
@@ -125,6 +127,8 @@ class Session:
         """Revisions of the roster that the node was told and has not confirmed."""
         self.standing = Standing()
         self.connection: Connection | None = None
+        self._carried: CarriedCalls | None = None
+        """The calls that go over this connection, when its node takes any."""
         self.node_id = ""
         """The node that holds the channel."""
         self._welcomed_at: float | None = None
@@ -267,6 +271,9 @@ class Session:
             while True:
                 heard = await connection.receive()
                 match heard:
+                    case Response():
+                        if self._carried is not None:
+                            self._carried.answered(heard)
                     case Welcome():
                         self._welcome(url, connection, heard)
                     case FatesTold():
@@ -278,6 +285,7 @@ class Session:
         finally:
             self.connection = None
             self._fates.lost()
+            self._carry_no_more()
             registering.cancel()
             (failed,) = await asyncio.gather(registering, return_exceptions=True)
             if isinstance(failed, Exception):
@@ -341,7 +349,14 @@ class Session:
         self._session_id = welcome.session_id
         self._cluster_id = welcome.cluster_id
         self._fates.welcomed(connection, welcome.cluster_id)
+        if welcome.takes_requests and self._carried is None:
+            self._carried = self._transport.carrier = CarriedCalls(connection)
         self._publish()
+
+    def _carry_no_more(self) -> None:
+        carried, self._carried, self._transport.carrier = self._carried, None, None
+        if carried is not None:
+            carried.lost()
 
     def _say_welcomed(self, welcome: Welcome) -> None:
         goes_on = self._session_id == welcome.session_id
