@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
+from msgspec import UNSET
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -61,7 +62,7 @@ class CarriedRequest(web.Request):
             asked.method, asked.path, HttpVersion11, CIMultiDictProxy(headers), (),
             False, None, False, False, URL(asked.path, encoded=True),
         )  # fmt: skip
-        body = bytes(asked.body)
+        body = b"" if asked.body is UNSET else bytes(asked.body)
         super().__init__(
             message,
             _Body(body) if body else EMPTY_PAYLOAD,  # type: ignore[arg-type]  # all that is read

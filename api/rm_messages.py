@@ -200,7 +200,7 @@ class _RequestHead(_Message, frozen=True, kw_only=True, tag="request", forbid_un
 class Request(_RequestHead, frozen=True, kw_only=True, tag="request", forbid_unknown_fields=True):
     """A request of the HTTP contract, answered with `response` under the same `requestId`."""
 
-    body: msgspec.Raw = msgspec.Raw(b"")
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """What the body of the request would be, as the last field."""
 
 
@@ -328,8 +328,8 @@ def _decode_request(text: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         json_text.decode(text, _incoming)
         raise _refused("body", "cannot be read") from None
-    body = bytes(request.body)
-    if body:
+    if request.body is not msgspec.UNSET:
+        body = bytes(request.body)
         head, found, behind = text.rpartition(body)
         if not found or behind.strip() != b"}":
             raise _refused("body", "must be the last field of a request")

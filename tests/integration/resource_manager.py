@@ -44,6 +44,8 @@ class ResourceManager:
     def __init__(self, socket: ClientWebSocketResponse) -> None:
         self.socket = socket
         self.session_id = 0
+        self.asked = 0
+        """The number of its last request."""
         self.heard: list[Message] = []
         self.answer: Callable[[Message], str | Message | None] | None = None
         self._news = asyncio.Event()
@@ -145,7 +147,7 @@ class ResourceManager:
 
 
 def is_call(message: Message) -> bool:
-    return "requestId" in message and message["type"] != "fates"
+    return "requestId" in message and message["type"] not in ("fates", "response")
 
 
 def agree(call: Message) -> str:

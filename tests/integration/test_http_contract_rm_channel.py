@@ -67,6 +67,7 @@ async def test_a_resource_manager_is_welcomed_with_a_replicated_session() -> Non
             "nodeId": "n1",
             "heartbeatMs": 5_000,
             "graceMs": 10_000,
+            "takesRequests": True,
         }
         session = session_of(api, manager)
         assert (session.application_id, session.host, session.resources) == (
