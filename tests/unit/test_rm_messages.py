@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from api import rm_messages as of_nodes
@@ -20,6 +21,8 @@ from tidelock.rm.messages import (
     GuardedBranch,
     Leave,
     Register,
+    Request,
+    Response,
     Result,
     Unknown,
     Unreadable,
@@ -99,6 +102,23 @@ def test_the_greatest_register_fits_into_a_message() -> None:
     assert len(encode(register).encode()) < messages.GREATEST_MESSAGE_BYTES
 
 
+@pytest.mark.parametrize("body", [None, b"{}", b'{"name":"ab}c","n":[1,{"x":null}]}', b"1"])
+def test_nodes_read_the_requests_of_a_process(body: bytes | None) -> None:
+    said = Request(
+        request_id=4,
+        method="POST",
+        path="/api/v1/transactions",
+        key="k",
+        timeout_ms=5,
+        body=msgspec.UNSET if body is None else msgspec.Raw(body),
+    )
+    heard = of_nodes.decode(encode(said).encode())
+    assert isinstance(heard, of_nodes.Request)
+    assert (heard.request_id, heard.method, heard.path) == (4, "POST", "/api/v1/transactions")
+    assert (heard.key, heard.timeout_ms) == ("k", 5)
+    assert (None if heard.body is msgspec.UNSET else bytes(heard.body)) == body
+
+
 def test_what_nodes_say_is_read() -> None:
     welcome = of_nodes.encode(
         of_nodes.Welcome(
@@ -106,8 +126,16 @@ def test_what_nodes_say_is_read() -> None:
         )
     )
     assert decode(welcome) == Welcome(
-        session_id=12, resumed=True, cluster_id="c", node_id="n2", heartbeat_ms=5, grace_ms=9
+        session_id=12,
+        resumed=True,
+        cluster_id="c",
+        node_id="n2",
+        heartbeat_ms=5,
+        grace_ms=9,
+        takes_requests=True,
     )
+    answered = of_nodes.response_message(3, 201, b'{"xid":"x"}')
+    assert decode(answered) == Response(request_id=3, status=201, body=msgspec.Raw(b'{"xid":"x"}'))
     called = of_nodes.Called(
         xid="x",
         branch_id=3,

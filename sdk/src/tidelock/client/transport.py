@@ -191,10 +191,17 @@ class Transport:
 
     def in_order(self, call: Call) -> list[URL]:
         """Return all nodes, best first: that of the carrier, unless it failed lately."""
-        nodes, carrier = self.nodes.in_order(), self.carrier
-        if carrier is None or not carrier.takes(call) or self.nodes.is_avoided(carrier.url):
+        nodes, carrier = self.nodes.in_order(), self._carrier_of(call)
+        if carrier is None:
             return nodes
         return [carrier.url, *(url for url in nodes if url != carrier.url)]
+
+    def _carrier_of(self, call: Call) -> Carrier | None:
+        """Return the other way for a call. After a failure the same node is asked over HTTP."""
+        carrier = self.carrier
+        if carrier is None or not carrier.takes(call) or self.nodes.is_avoided(carrier.url):
+            return None
+        return carrier
 
     async def attempt(
         self, call: Call, url: URL, headers: Mapping[str, str], remaining_s: float
@@ -205,8 +212,8 @@ class Transport:
             NotSentError, NoAnswerError
         """
         patience_s = min(remaining_s, self._longest_s(call))
-        carrier = self.carrier
-        if carrier is not None and carrier.url == url and carrier.takes(call):
+        carrier = self._carrier_of(call)
+        if carrier is not None and carrier.url == url:
             told = None if call.waits else _told_ms(patience_s)
             within_s = min(remaining_s, patience_s + _GRACE_S)
             return await carrier.attempt(call, headers.get("Idempotency-Key", ""), told, within_s)
