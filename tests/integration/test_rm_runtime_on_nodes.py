@@ -14,9 +14,10 @@ import pytest
 from tests.integration.nodes import Nodes, running_nodes
 from tests.integration.recording_resource import Recording, SessionRecording, until
 from tidelock import Application
-from tidelock.client import Client
+from tidelock.client import Client, cluster_client
 from tidelock.client.answers import BranchMode
 from tidelock.errors import TidelockError
+from tidelock.rm import session
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -108,6 +109,28 @@ async def test_phase_two_comes_through_any_node_and_the_clean_behind_it(nodes: N
             ]
             assert database.calls[0][1].application_data == {"order": 7}
             assert database.calls[0][1].phase_one_done
+
+
+async def test_the_channel_is_at_the_node_that_leads_and_follows_the_lead(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(cluster_client, "_LOOK_EVERY_S", 0.2)
+    async with applying(nodes) as application:
+        application.attach(database := Recording())
+        session_id = await application.session_id(application.awaiting)
+        leader = await nodes.leader()
+        assert application.health().node == leader
+        other = next(name for name in nodes.names if name != leader)
+        await nodes.post(leader, "/api/v1/cluster/leader/transfer", {"target": other})
+        # Calls go on meanwhile, and none of them is lost.
+        while application.health().node != other:
+            xid = await begin(application)
+            await branch(application, xid, "AT")
+            await decide(application, xid)
+            assert await ended(application, xid) == "COMMITTED"
+        assert await application.session_id(application.awaiting) == session_id
+        assert database.asked.count("commit") >= 1
 
 
 async def test_a_session_outlives_the_node_that_held_it(nodes: Nodes) -> None:

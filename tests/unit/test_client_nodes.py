@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from yarl import URL
 
 from tidelock.client.idempotency import new_key
 from tidelock.client.nodes import AVOIDED_S, Nodes
@@ -65,3 +66,16 @@ def test_keys_are_uuids_of_version_7() -> None:
     keys = [uuid.UUID(new_key()) for _ in range(100)]
     assert len({*keys}) == 100
     assert {(key.version, key.variant) for key in keys} == {(7, uuid.RFC_4122)}
+
+
+def test_what_stays_goes_to_the_leader_that_the_application_named() -> None:
+    nodes = Nodes(["http://a:1", "http://b:1", "http://c:1"])
+    nodes.follow([("a:1", True), ("b:1", True), ("d:1", True)], "b:1")
+    assert nodes.leader == URL("http://b:1")
+    assert {nodes.in_order(spread=True)[0] for _ in range(50)} == {URL("http://b:1")}
+    assert nodes.in_order()[0] == URL("http://a:1")
+    nodes.avoid(URL("http://b:1"))
+    assert URL("http://b:1") not in {nodes.in_order(spread=True)[0] for _ in range(50)}
+    # It may not be reachable from here under the name that the cluster has for it.
+    nodes.follow([("a:1", True), ("d:1", True)], "d:1")
+    assert nodes.leader is None

@@ -89,6 +89,7 @@ class Client:
         self._oracle = Oracle(self._transport)
         self._draws = SharedDraws(self._oracle.draw)
         self._transport.on_call = self._look_sometimes
+        self._transport.looked = self._looked
         self.events = Events(self._transport)
         self.participants = Participants(self._transport)
         self.hlc = HybridClocks(self._transport)
@@ -211,6 +212,11 @@ class Client:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look())
 
+    async def _looked(self, within_s: float) -> None:
+        """Wait for a look that is under way, but not for long."""
+        if self._looking is not None:
+            await asyncio.wait([self._looking], timeout=within_s)
+
     async def _look(self) -> None:
         with contextlib.suppress(TidelockError):
             self._follow(await self.cluster.topology(timeout_ms=_LOOK_TIMEOUT_MS))
@@ -222,6 +228,8 @@ class Client:
         # An address may by now be that of another cluster, which would name its own nodes.
         if topology.cluster_id == self._cluster_id:
             healthy = {"HEALTHY", "SUSPECT"}
+            leaders = [each.api_address for each in topology.nodes if each.role == "LEADER"]
             self._transport.nodes.follow(
-                (node.api_address, node.state in healthy) for node in topology.nodes
+                ((node.api_address, node.state in healthy) for node in topology.nodes),
+                leaders[0] if leaders else None,
             )

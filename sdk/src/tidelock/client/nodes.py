@@ -38,6 +38,7 @@ class Nodes:
         self._named: list[URL] = []
         self._healthy: frozenset[URL] = frozenset(self._given)
         self._avoided: dict[URL, float] = {}
+        self._leads: URL | None = None
         self._now = now
 
     def parse(self, address: str) -> URL:
@@ -51,8 +52,9 @@ class Nodes:
             raise ValueError(refusal)
         return url
 
-    def follow(self, named: Iterable[tuple[str, bool]]) -> None:
-        """Take the addresses `host:port` that the cluster names, each with whether it is healthy.
+    def follow(self, named: Iterable[tuple[str, bool]], leads: str | None = None) -> None:
+        """Take the addresses `host:port` that the cluster names, each with whether it is healthy,
+        and that of the node which leads.
 
         Those that the application gave stay, for the others may not be reachable from here. What is
         no address, or may not be asked, is passed over.
@@ -65,8 +67,15 @@ class Nodes:
             except ValueError:
                 continue
         self._named = [*found][:GREATEST_NODES]
+        leaders = [url for url in self._given if leads and str(url) == f"{scheme}://{leads}"]
+        self._leads = leaders[0] if leaders else None
         known_ill = {url for url, healthy in found.items() if not healthy}
         self._healthy = frozenset({*self._given, *found} - known_ill)
+
+    @property
+    def leader(self) -> URL | None:
+        """The node that leads, as far as is known, when the application gave its address."""
+        return self._leads
 
     @property
     def troubled(self) -> bool:
@@ -76,14 +85,15 @@ class Nodes:
     def in_order(self, *, spread: bool = False) -> list[URL]:
         """Return all nodes, best first: who did not fail lately, then who is healthy.
 
-        With `spread` those that are equally good come in any order, so that many processes whose
-        connections stay are not all at the same node.
+        With `spread` it is for a connection that stays: of those that are equally good the leader
+        comes first, and the others in any order, so that not all processes are at the same one.
         """
         now = self._now()
         self._avoided = {url: ends for url, ends in self._avoided.items() if ends > now}
         known = [*dict.fromkeys([*self._given, *self._named])]
         if spread:
             random.shuffle(known)
+            known.sort(key=lambda url: url != self._leads)
         return sorted(known, key=lambda url: (url in self._avoided, url not in self._healthy))
 
     def is_avoided(self, url: URL) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -118,6 +118,8 @@ class Transport:
         self.timeout_ms = timeout_ms
         self.attempt_timeout_ms = attempt_timeout_ms
         self.on_call: Callable[[], None] | None = None
+        self.looked: Callable[[float], Awaitable[None]] | None = None
+        """Waits for so long until it is known which nodes there are, if that is being asked."""
         self.carrier: Carrier | None = None
         """Is asked first, while there is one."""
         self.farewells = Farewells()

@@ -55,6 +55,12 @@ LOST_WITHIN_S: Final = 30.0
 LOOK_EVERY_S: Final = 60.0
 """How often it is asked which nodes there are, so that there is somewhere to go."""
 
+STAYS_S: Final = 300.0
+"""How long a channel stays at least where it went because that node leads."""
+
+_LOOK_S: Final = 0.5
+_UNDER_WAY_S: Final = 0.5
+"""How long calls under way may take before the channel goes elsewhere."""
 _FIRST_PAUSE_S: Final = 0.1
 _GREATEST_PAUSE_S: Final = 2.0
 _GREATEST_PAUSE_REFUSED_S: Final = 15.0
@@ -141,6 +147,8 @@ class Session:
         self._replaced = 0
         self._losing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stays_until = 0.0
+        """Until when the channel stays where it is, though another node leads."""
         self._changed = asyncio.Event()
         self._news = asyncio.Event()
         self._leaving = False
@@ -200,6 +208,8 @@ class Session:
             while not self._leaving:
                 url = self._transport.nodes.in_order(spread=True)[0]
                 try:
+                    await self._look()
+                    url = self._transport.nodes.in_order(spread=True)[0]
                     await self._converse(url)
                 except ChannelClosedError as error:
                     self._note(url, error)
@@ -262,7 +272,6 @@ class Session:
             ChannelClosedError, always; ClientClosedError
         """
         self._welcomed_at = None
-        self._transport.use()
         connection = await channel.connect(self._transport, url)
         self.connection = connection
         self._sent.clear()
@@ -328,7 +337,32 @@ class Session:
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await self._changed.wait()
                 with contextlib.suppress(ClientClosedError):
-                    self._transport.use()
+                    await self._look()
+                    await self._go_to_the_leader(connection)
+
+    async def _look(self) -> None:
+        """See which nodes there are, and who leads. Raises: ClientClosedError"""
+        self._transport.use()
+        if self._transport.looked is not None:
+            await self._transport.looked(_LOOK_S)
+
+    async def _go_to_the_leader(self, connection: Connection) -> None:
+        """Leave a node for the one that leads, where nothing is forwarded. The session goes along.
+
+        Not often: it may have no room, and then this goes on forever.
+        """
+        nodes, now = self._transport.nodes, _now()
+        leader = nodes.leader
+        if leader is None or leader == connection.url or nodes.is_avoided(leader):
+            return
+        if now < self._stays_until:
+            return
+        self._stays_until = now + STAYS_S
+        # What is under way comes to its end, and nothing new begins.
+        self._transport.carrier = None
+        await asyncio.sleep(_UNDER_WAY_S)
+        _log.info("the channel goes to %s, which leads", leader)
+        await connection.close()
 
     # --- what a node says
 
