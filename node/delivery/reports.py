@@ -23,7 +23,7 @@ Propose = Callable[[Sequence[AnyCommand], Callable[[ProposalAnswer], None]], Non
 
 GREATEST_TOGETHER: Final = 256
 
-LINGER_S: Final = 0.02
+LINGER_S: Final = 0.05
 """How long a report that nobody waits for waits for others."""
 
 _AGAIN_S: Final = 0.05
