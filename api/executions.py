@@ -22,6 +22,7 @@ from api.endpoints import (
     READ_ERRORS,
     WRITE_ERRORS,
     Endpoint,
+    Handler,
     Parameter,
 )
 from api.errors import FieldError, Problem, of_rejection, refuse_field, refuse_size
@@ -285,70 +286,69 @@ _ACCEPT_ERRORS: Final = (
 def endpoints(service: Service, runs: ExecutionRuns) -> list[Endpoint]:
     executions = Executions(service, runs)
     return [
-        Endpoint(
-            method="POST",
-            path="/xa/execute",
-            aliases=(f"{ALIAS}/xa/execute",),
-            operation="executeXa",
-            summary="Run business in both data sources and wait for its end",
-            tag="xa",
-            handler=executions.execute(XA),
-            body=ExecutionBody,
-            example=EXAMPLE,
-            answer=ExecutionAnswer,
-            errors=(*_ACCEPT_ERRORS, "ANSWER_NOT_KEPT"),
-            writes=True,
-            timed=True,
+        _running(
+            "/xa/execute",
+            "executeXa",
+            "Run business in both data sources and wait for its end",
+            executions.execute(XA),
         ),
-        Endpoint(
-            method="POST",
-            path="/xa/batch-execute",
-            aliases=(f"{ALIAS}/xa/batch-execute",),
-            operation="executeXaBatch",
-            summary="Run several executions in their order, each in a transaction of its own",
-            tag="xa",
-            handler=executions.execute_batch,
+        _running(
+            "/xa/batch-execute",
+            "executeXaBatch",
+            "Run several executions in their order, each in a transaction of its own",
+            executions.execute_batch,
             body=ExecutionBatchBody,
             example={"transactions": [EXAMPLE]},
             answer=BatchAnswer,
-            errors=(*_ACCEPT_ERRORS, "ANSWER_NOT_KEPT"),
-            writes=True,
-            timed=True,
         ),
-        Endpoint(
-            method="POST",
-            path="/xa/execute-async",
-            aliases=(f"{ALIAS}/xa/execute-async",),
-            operation="executeXaAsync",
-            summary="Run business in both data sources; its status says when it has ended",
-            tag="xa",
-            handler=executions.execute_async,
-            body=ExecutionBody,
-            example=EXAMPLE,
+        _running(
+            "/xa/execute-async",
+            "executeXaAsync",
+            "Run business in both data sources; its status says when it has ended",
+            executions.execute_async,
             answer=Accepted,
             status=202,
             errors=_ACCEPT_ERRORS,
-            writes=True,
-            timed=True,
         ),
         _status(executions, "xa", XA, "getXaStatus"),
-        Endpoint(
-            method="POST",
-            path="/jta/execute",
-            aliases=(f"{ALIAS}/jta/execute",),
-            operation="executeJta",
-            summary="Run business in both data sources, with synchronizations around its end",
-            tag="jta",
-            handler=executions.execute(JTA),
-            body=ExecutionBody,
-            example=EXAMPLE,
-            answer=ExecutionAnswer,
-            errors=(*_ACCEPT_ERRORS, "ANSWER_NOT_KEPT"),
-            writes=True,
-            timed=True,
+        _running(
+            "/jta/execute",
+            "executeJta",
+            "Run business in both data sources, with synchronizations around its end",
+            executions.execute(JTA),
         ),
         _status(executions, "jta", JTA, "getJtaStatus"),
     ]
+
+
+def _running(
+    path: str,
+    operation: str,
+    summary: str,
+    handler: Handler,
+    *,
+    body: type[Body] = ExecutionBody,
+    example: Any = EXAMPLE,
+    answer: type[msgspec.Struct] = ExecutionAnswer,
+    status: int = 200,
+    errors: tuple[str, ...] = (*_ACCEPT_ERRORS, "ANSWER_NOT_KEPT"),
+) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=path,
+        aliases=(ALIAS + path,),
+        operation=operation,
+        summary=summary,
+        tag=path.split("/")[1],
+        handler=handler,
+        body=body,
+        example=example,
+        answer=answer,
+        status=status,
+        errors=errors,
+        writes=True,
+        timed=True,
+    )
 
 
 def _status(executions: Executions, tag: str, kind: str, operation: str) -> Endpoint:
