@@ -29,6 +29,7 @@ from services.migration.migration import create_target, drop_target, migrate, pl
 from services.sources import Source, connect, dialect_of
 from services.synchronizations import Synchronizations, jta_status_of
 from services.tables import create_missing, definitions
+from services.time_limit import time_limit
 from services.work import Recorder, TakenOverError, Undertaking, data_of
 from tidelock.application import Application
 from tidelock.errors import TidelockError, TransactionNotFoundError
@@ -237,7 +238,7 @@ class _Attempt:
     def run(self) -> None:
         """Do it. It is committed when this returns. Raises: why it is not, as far as is known."""
         business = self._business()
-        synchronizations = Synchronizations()
+        synchronizations = Synchronizations(self._settings.transaction_timeout_ms)
         with tidelock.transaction(
             f"{self._run.service.lower()} {self._run.business_type}"[:128],
             timeout_ms=self._settings.transaction_timeout_ms,
@@ -294,7 +295,10 @@ class _Attempt:
                         source.name,
                     ],
                 )
-            result = business(work)
+            with time_limit(
+                self._settings.transaction_timeout_ms, f"Business {self._run.business_type}"
+            ):
+                result = business(work)
             if work.rollback_reason is not None:
                 raise BusinessError(work.rollback_reason)
             return result

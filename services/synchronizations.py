@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from services.time_limit import time_limit
 from tidelock import Transaction, TransactionHooks
 from tidelock.services import JtaStatus, Synchronization
 
@@ -29,7 +30,9 @@ def jta_status_of(status: str) -> JtaStatus:
 class Synchronizations(TransactionHooks):
     """Those of one transaction. Give it to the transaction before any branch begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_ms: int) -> None:
+        """Each is interrupted when it takes longer than `limit_ms`."""
+        self._limit_ms = limit_ms
         self._registered: list[Synchronization] = []
 
     def register(self, synchronization: Synchronization) -> None:
@@ -38,7 +41,8 @@ class Synchronizations(TransactionHooks):
     def before_commit(self, transaction: Transaction) -> None:
         """The business went well, and nothing is prepared yet: what is raised rolls back."""
         for each in list(self._registered):
-            each.before_completion()
+            with time_limit(self._limit_ms, "A synchronization"):
+                each.before_completion()
 
     def after_completion(self, transaction: Transaction) -> None:
         """It is decided, or nobody knows."""
@@ -46,6 +50,7 @@ class Synchronizations(TransactionHooks):
         status = JtaStatus.COMMITTED if decided is JtaStatus.COMMITTING else decided
         for each in list(self._registered):
             try:
-                each.after_completion(status)
+                with time_limit(self._limit_ms, "A synchronization"):
+                    each.after_completion(status)
             except Exception:
                 _log.exception("a synchronization of %s failed after its end", transaction.xid)

@@ -42,6 +42,8 @@ def ring(work, data):
     if "reason" in data:
         work.set_rollback_only(data["reason"])
     work.primary.execute("INSERT INTO bell VALUES (%s)", [data["name"]])
+    while data.get("asks"):
+        work.source(data["asks"]).query("SELECT 1")
     if data.get("raises"):
         raise LookupError("nothing to ring")
     return {"rung": data["name"]}
@@ -80,6 +82,7 @@ def cluster(
                 nodes=1,
                 TIDELOCK_SERVICES_PRIMARY_PORT=str(line.port),
                 TIDELOCK_SERVICES_BUSINESS_ROLLBACK_WAIT_MS="500",
+                TIDELOCK_SERVICES_BUSINESS_TRANSACTION_TIMEOUT_MS="6000",
                 PYTHONPATH=f"{ROOT}:{folder}",
             )
         )
@@ -195,6 +198,19 @@ def test_what_business_or_a_synchronization_raises_rolls_back(
     assert done.body["error"] == error
     assert rung(bell) == ["ROLLED_BACK"]
     assert cluster.primary.sql(f"SELECT 1 FROM bell WHERE name = '{bell['name']}'") == []
+
+
+@pytest.mark.parametrize("source", ["primary", "secondary"])
+def test_business_that_asks_without_end_is_interrupted(
+    cluster: ServicesCluster, bell: dict[str, Any], source: str
+) -> None:
+    done = cluster.execute("BELL", {**bell, "asks": source}, on="jta")
+    assert (done.body["status"], done.body["finalStatus"]) == ("ROLLBACK", "ROLLED_BACK")
+    assert "Business BELL took longer than 6000 ms" in done.body["error"]
+    assert cluster.primary.sql(f"SELECT 1 FROM bell WHERE name = '{bell['name']}'") == []
+    # Its thread and its connections are free again.
+    again = cluster.execute("BELL", bell, on="jta")
+    assert again.body["status"] == "SUCCESS"
 
 
 # --- nodes that cannot run anything
