@@ -9,7 +9,14 @@ from urllib.parse import urlsplit
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 import tidelock
-from examples.purchase.service import Body, RefusedError, configure, serve, setting
+from examples.purchase.service import (
+    Body,
+    BodyError,
+    RefusedError,
+    configure,
+    serve,
+    setting,
+)
 from tidelock.propagation.aiohttp_client import carrying
 
 STORAGE = setting("STORAGE", "http://127.0.0.1:8001")
@@ -57,7 +64,22 @@ async def call(url: str, body: Body) -> None:
         response.raise_for_status()
 
 
+def check(body: Body) -> None:
+    """Raise unless it is a purchase."""
+    known = {"user_id", "commodity_code", "mode", "count"}
+    if body.keys() != known:
+        raise BodyError(f"it needs exactly {', '.join(sorted(known))}")
+    if not isinstance(body["user_id"], str):
+        raise BodyError("user_id is no text")
+    for name, among in (("commodity_code", [*PRICES]), ("mode", [*MODES])):
+        if body[name] not in among:
+            raise BodyError(f"{name} is none of {', '.join(among)}")
+    if type(body["count"]) is not int or body["count"] < 1:
+        raise BodyError("count is no whole number from 1")
+
+
 async def answer(body: Body) -> Any:
+    check(body)
     try:
         return await purchase(**body)
     except (ClientError, TimeoutError, tidelock.TidelockError) as error:

@@ -21,6 +21,10 @@ class RefusedError(Exception):
     """The business says no: there is too little in stock, or too little money."""
 
 
+class BodyError(Exception):
+    """What was asked for cannot be: it is no JSON, or its fields are not those of the call."""
+
+
 def setting(name: str, otherwise: str) -> str:
     """Return a variable of the environment: PURCHASE_PORT, PURCHASE_DATABASE, …"""
     return os.environ.get(f"PURCHASE_{name}", otherwise)
@@ -45,9 +49,11 @@ def serve(
 
     async def respond(request: web.Request) -> web.Response:
         try:
-            return web.json_response(await answer(await request.json()))
+            return web.json_response(await answer(await _body(request)))
         except RefusedError as refused:
             return web.json_response({"error": str(refused)}, status=409)
+        except BodyError as wrong:
+            return web.json_response({"error": str(wrong)}, status=400)
 
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"connected": tidelock.configured().health().connected})
@@ -64,6 +70,16 @@ def serve(
     app.router.add_get("/health", health)
     port = int(setting("PORT", str(port)))
     web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+
+
+async def _body(request: web.Request) -> Body:
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise BodyError(f"the body is no JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BodyError("the body is no object")
+    return body
 
 
 def in_mode(actions: Actions) -> Callable[[Body], Awaitable[object]]:
