@@ -11,6 +11,7 @@ from tidelock.at.errors import TooManyRowsError
 from tidelock.sql.columns import KeyPart
 from tidelock.sql.placeholders import Fragment, Values, picked
 from tidelock.sql.postgresql_columns import PINNED
+from tidelock.sql.resolution import Sign
 from tidelock.sql.session import MARK, Session
 from tidelock.sql.tables import Column, Table
 from tidelock.sql.values import Value, same
@@ -36,6 +37,8 @@ class Image(msgspec.Struct, frozen=True):
     table: Table
     columns: tuple[Column, ...]
     rows: dict[tuple[KeyPart, ...], Row]
+    sign: Any = None
+    """What a sign came to that was asked for; None when there are no rows."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,12 +83,20 @@ class Photographer:
         return ", ".join(parts)
 
     async def matching(
-        self, source: Fragment, qualifier: str, given: Values, *, locks: bool = True
+        self,
+        source: Fragment,
+        qualifier: str,
+        given: Values,
+        *,
+        locks: bool = True,
+        sign: Sign | None = None,
     ) -> Image:
         """Make an image of the rows that `FROM …` of an application's statement selects."""
         locking = self.session.dialect.locking if locks else ""
-        text = f"SELECT {self.select(qualifier)} {source.text}{locking}"
-        return self._image(await self._execute(text, picked(source.keys, given)))
+        shown = "" if sign is None else f", {sign.expression}"
+        text = f"SELECT {self.select(qualifier)}{shown} {source.text}{locking}"
+        raws = await self._execute(text, picked(source.keys, given))
+        return self._image(raws, raws[0][-1] if raws and sign is not None else None)
 
     async def by_key(self, rows: Sequence[Row]) -> Image:
         """Make an image of the rows that have the keys of others."""
@@ -133,7 +144,7 @@ class Photographer:
             f"SELECT {calls}", [part for setting in settings.items() for part in setting]
         )
 
-    def _image(self, raws: list[tuple[Any, ...]]) -> Image:
+    def _image(self, raws: list[tuple[Any, ...]], sign: Any = None) -> Image:
         if len(raws) > GREATEST_ROWS:
             raise TooManyRowsError(
                 f"a statement changes {len(raws)} rows of {self.table.full_name}; change at most "
@@ -143,7 +154,7 @@ class Photographer:
         for raw in raws:
             row = self._row(raw)
             rows[row.parts] = row
-        return Image(self.table, self.columns, rows)
+        return Image(self.table, self.columns, rows, sign)
 
     def _row(self, raw: tuple[Any, ...]) -> Row:
         values = tuple(

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from tidelock.at.undo_records import Change
 from tidelock.client.answers import RowLockMode
+from tidelock.sql.catalog import TableName
 from tidelock.sql.columns import KeyPart
+from tidelock.sql.resolution import Meant
 from tidelock.transaction.context import Binding
 
 Keys = dict[str, list[list[KeyPart]]]
@@ -37,7 +39,8 @@ class Work:
         self.locked: dict[Row, RowLockMode] = {}
         """Rows that the coordinator has locked already, in the order in which it did (TXC)."""
         self.savepoints: list[Savepoint] = []
-        self.path: tuple[str, ...] | None = None
+        self.meant: dict[TableName, Meant] = {}
+        """What names of tables are known to mean."""
         self.spoiled: tuple[BaseException, int] | None = None
         """Why nothing of it may be committed, and how many savepoints there were then: going back
         to one of those mends it.

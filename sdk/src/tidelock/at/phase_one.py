@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import ClassVar
 
 import msgspec
 
@@ -24,21 +25,24 @@ from tidelock.at.errors import (
 )
 from tidelock.at.images import GREATEST_ROWS, Image
 from tidelock.at.local_work import Keys, Row, Work
-from tidelock.at.tracing import Tracer
+from tidelock.at.tracing import Doubt, MeansAnotherError, Tracer
 from tidelock.at.undo_log import UndoLog
 from tidelock.crash_points import reached
 from tidelock.errors import TransactionNotActiveError, TransactionNotFoundError
-from tidelock.sql.catalog import Catalog, search_path
-from tidelock.sql.errors import AutocommitError, DatabaseUnsuitableError
+from tidelock.sql.catalog import Catalog
+from tidelock.sql.errors import AutocommitError
 from tidelock.sql.interception import BatchCall, StatementCall, one_by_one
 from tidelock.sql.reading import understand
+from tidelock.sql.resolution import Meant, Resolution
 from tidelock.sql.session import Session, release, rollback_to, savepoint
 from tidelock.sql.statements import Kind, Statement
-from tidelock.sql.tables import Table
 from tidelock.transaction.context import Binding, current
 from tidelock.transaction.verdicts import was_rolled_back
 
 _IN_BATCHES = (Kind.INSERT, Kind.UPDATE, Kind.DELETE)
+
+_PROVED_BY_IMAGES = (Kind.UPDATE, Kind.DELETE)
+"""Whose rows are looked at before they run."""
 
 _BATCH = "tidelock_batch"
 
@@ -54,6 +58,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 class PhaseOne:
     """AT around one connection. Implements `tidelock.sql.interception.LocalWork`."""
+
+    _takes_for_granted: ClassVar[bool] = True
+    """A statement means what it meant before until its image says otherwise."""
 
     def __init__(
         self,
@@ -72,6 +79,7 @@ class PhaseOne:
         self._session = session
         self._rules = rules
         self._branches = branches
+        self._resolution = Resolution(session, rules.catalog)
         self._work: Work | None = None
         self._is_busy = False
 
@@ -102,7 +110,7 @@ class PhaseOne:
                 await call.run()
             case Kind.SETTING:
                 if self._work is not None:
-                    self._work.path = None
+                    self._work.meant.clear()
                 await call.run()
             case Kind.COMMIT:
                 await self.commit(_running(call))
@@ -126,10 +134,12 @@ class PhaseOne:
             await one_by_one(self, batch)
             return
         with self._alone():
-            work, table = await self._entered(binding, statement)
-        for groups in divided(statement, table, batch.groups):
+            work = await self._entered(binding)
+            meant = await self._asked(work, statement)
+            await self._keep_writers_out()
+        for groups in divided(statement, meant.table, batch.groups):
             if len(groups) == 1 or not await self._traced_together(
-                work, BatchTracer(self._session, statement, table, batch, groups)
+                work, BatchTracer(self._session, statement, meant.table, batch, groups)
             ):
                 for group in groups:
                     await self.execute(batch.one(group))
@@ -190,24 +200,35 @@ class PhaseOne:
         with self._alone():
             # PyMySQL does not hear from the answer to a SELECT that a transaction is under way.
             is_first = self._work is None and not self._session.in_transaction
-            work, table = await self._entered(binding, statement)
-            tracer = Tracer(self._session, statement, table, call)
+            work = await self._entered(binding)
+            meant, is_proved = await self._meant(work, statement)
+            await self._keep_writers_out()
+            tracer = self._tracer(work, statement, call, meant, is_proved=is_proved)
             try:
                 if statement.kind is Kind.READ_LOCKING:
                     await self._locking(work, tracer, statement, is_first=is_first)
                     return
                 await self._lock_first(work, tracer, is_first=is_first)
-                change, image = await tracer.trace()
+                try:
+                    change, image = await tracer.trace()
+                except MeansAnotherError as other:
+                    meant = other.meant
+                    tracer = self._tracer(work, statement, call, meant, is_proved=True)
+                    change, image = await tracer.trace()
             except BaseException as error:
+                self._resolution.revoke(statement)
                 await self._spoil(work, tracer, error)
                 raise
+            self._resolution.grant(statement, meant)
+            if statement.table is not None:
+                work.meant[statement.table] = meant
             if change is None:
                 return
             work.changes.append(change)
             await self._note(work, image)
 
-    async def _entered(self, binding: Binding, statement: Statement) -> tuple[Work, Table]:
-        """Return what is under way, and the table of a statement, before it is looked at."""
+    async def _entered(self, binding: Binding) -> Work:
+        """Return what is under way, before rows are looked at."""
         if self._session.autocommits:
             raise AutocommitError(
                 "the connection commits each statement by itself; begin a local transaction, or "
@@ -215,12 +236,12 @@ class PhaseOne:
             )
         if binding.xid is not None:
             await self._rules.undo_log.check(self._session)
-        work = self._begun(binding)
-        table = await self._table(work, statement)
+        return self._begun(binding)
+
+    async def _keep_writers_out(self) -> None:
+        """From here to the commit nobody else writes, so images and statements agree: SQLite."""
         if self._session.dialect.writes_alone:
-            # From here to the commit nobody else writes, so images and statements agree.
             await self._session.begin()
-        return work, table
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -262,38 +283,76 @@ class PhaseOne:
             )
         return work
 
-    async def _table(self, work: Work, statement: Statement) -> Table:
-        name = statement.table
-        assert name is not None
-        catalog = self._rules.catalog
-        if work.path is None:
-            work.path = await search_path(self._session)
-        if self._session.dialect.name == "mysql" and name.schema and work.path != (name.schema,):
-            raise DatabaseUnsuitableError(
-                f"{name} is in another database than the connection's, {work.path[0]}; connect to "
-                "it, so that everybody names its rows alike"
-            )
-        table = await catalog.table(self._session, name, work.path)
-        if any(table.column(each.name) is None for each in statement.columns):
-            # It has changed since it was looked at.
-            catalog.forget(table)
-            table = await catalog.table(self._session, name, work.path)
-        if statement.kind is Kind.DELETE and table.full_name not in work.described:
-            table = await self._compared(work, table, statement)
-        check_table(statement, table, self._rules.allow)
-        return table
+    # What a statement is about
 
-    async def _compared(self, work: Work, table: Table, statement: Statement) -> Table:
-        """Return a table as it is now: of a row that goes, every column must be kept."""
+    def _tracer(
+        self,
+        work: Work,
+        statement: Statement,
+        call: StatementCall,
+        meant: Meant,
+        *,
+        is_proved: bool,
+    ) -> Tracer:
+        async def ask() -> Meant:
+            return await self._asked(work, statement)
+
+        return Tracer(
+            self._session,
+            statement,
+            meant.table,
+            call,
+            None if is_proved else Doubt(meant, ask),
+        )
+
+    async def _meant(self, work: Work, statement: Statement) -> tuple[Meant, bool]:
+        """Return what a statement means, and whether that is known for sure.
+
+        Else it is what it meant before, and the image of its rows is to prove that it still does.
+        """
+        assert statement.table is not None
+        if self._takes_for_granted and statement.kind in _PROVED_BY_IMAGES:
+            meant = self._resolution.granted(statement)
+            if meant is not None:
+                if statement.kind is Kind.DELETE:
+                    await self._compared(work, meant)
+                if meant.table.is_current:
+                    return meant, work.meant.get(statement.table) == meant
+        return await self._asked(work, statement), True
+
+    async def _asked(self, work: Work, statement: Statement) -> Meant:
+        """Ask what a statement means.
+
+        Raises:
+            StatementRefusedError, DatabaseUnsuitableError
+        """
+        name, catalog = statement.table, self._rules.catalog
+        assert name is not None
+        meant = work.meant.get(name)
+        if meant is None:
+            meant = await self._resolution.meant(name, work.meant.values())
+        if any(meant.table.column(each.name) is None for each in statement.columns):
+            # It has changed since it was looked at.
+            catalog.forget(meant.table)
+            meant = await self._resolution.meant(name, work.meant.values())
+        if statement.kind is Kind.DELETE:
+            await self._compared(work, meant)
+            if not meant.table.is_current:
+                meant = await self._resolution.meant(name, work.meant.values())
+        check_table(statement, meant.table, self._rules.allow)
+        work.meant[name] = meant
+        return meant
+
+    async def _compared(self, work: Work, meant: Meant) -> None:
+        """Forget a table that is not as it is known: of a row that goes, all must be kept."""
+        table = meant.table
+        if table.full_name in work.described:
+            return
         name = self._session.dialect.qualified(table.schema, table.name)
         names = await self._session.describe(f"SELECT * FROM {name} WHERE 1 = 0")
         if not set(names) <= {column.name for column in table.columns}:
             self._rules.catalog.forget(table)
-            assert statement.table is not None
-            assert work.path is not None
-            table = await self._rules.catalog.table(self._session, statement.table, work.path)
         work.described.add(table.full_name)
-        return table
 
     def _new_work(self, binding: Binding) -> Work:
         return Work(binding)

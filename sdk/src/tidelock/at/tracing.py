@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from tidelock.at.undo_records import Change, Operation, change_of
 from tidelock.sql.columns import text_of
 from tidelock.sql.interception import Ran, StatementCall
 from tidelock.sql.placeholders import Fragment
+from tidelock.sql.resolution import Meant
 from tidelock.sql.session import Session
 from tidelock.sql.statements import Kind, Statement
 from tidelock.sql.tables import Column, Table
@@ -27,6 +29,34 @@ WHERE variable_name IN ('TX_ISOLATION', 'TRANSACTION_ISOLATION')
 """For MariaDB, which alone returns rows of an INSERT; the names differ by version."""
 
 
+class MeansAnotherError(Exception):
+    """A statement means another table than it did when it was executed last."""
+
+    def __init__(self, meant: Meant) -> None:
+        super().__init__(meant.table.full_name)
+        self.meant: Final = meant
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """Whether a statement still means the table that it meant when it was executed last."""
+
+    meant: Meant
+    ask: Callable[[], Awaitable[Meant]]
+
+    async def settle(self, image: Image) -> None:
+        """See it from the sign that an image of the statement's rows shows, or ask.
+
+        Raises:
+            MeansAnotherError
+        """
+        sign = self.meant.sign
+        if sign is not None and sign.is_shown_by(image.sign):
+            return
+        now = await self.ask()
+        if now != self.meant:
+            raise MeansAnotherError(now)
+
+
 class Tracer:
     """Runs one statement, and finds out what it changes."""
 
@@ -36,11 +66,14 @@ class Tracer:
         statement: Statement,
         table: Table,
         call: StatementCall,
+        doubt: Doubt | None = None,
     ) -> None:
+        """`doubt` is there when the table is not proved to be the one that the statement means."""
         self._session = session
         self._statement = statement
         self._table = table
         self._call = call
+        self._doubt = doubt
         self.has_run = False
         """The application's statement has had its effect."""
 
@@ -55,6 +88,7 @@ class Tracer:
         Raises:
             StatementRefusedError: before it ran, or after an INSERT whose rows are not known.
             ImageMismatchError: another session came in between.
+            MeansAnotherError: before it ran.
         """
         match self._statement.kind:
             case Kind.UPDATE:
@@ -132,7 +166,17 @@ class Tracer:
         text = " ".join([f"FROM {statement.target.text}", *(part.text for part in parts)])
         keys = statement.target.keys + tuple(key for part in parts for key in part.keys)
         source = Fragment(text, keys)
-        return await photographer.matching(source, statement.alias, self._call.values, locks=locks)
+        doubt = self._doubt
+        image = await photographer.matching(
+            source,
+            statement.alias,
+            self._call.values,
+            locks=locks,
+            sign=None if doubt is None else doubt.meant.sign,
+        )
+        if doubt is not None:
+            await doubt.settle(image)
+        return image
 
     async def _keeps_others_out(self) -> None:
         """See that no row can slip in before those of the image, and be changed instead of them."""

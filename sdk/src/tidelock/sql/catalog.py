@@ -52,16 +52,16 @@ class Catalog:
         Raises:
             DatabaseUnsuitableError: there is no such table.
         """
-        folded = _folded(session, name)
-        schemas = (folded.schema,) if folded.schema else path
+        wanted = folded(session, name)
+        schemas = (wanted.schema,) if wanted.schema else path
         for schema in schemas:
-            known = self._tables.get((schema, folded.name))
+            known = self._tables.get((schema, wanted.name))
             if known is not None:
                 return known
-            found = await _READERS[session.dialect.name](session, schema, folded.name)
+            found = await _READERS[session.dialect.name](session, schema, wanted.name)
             if found is not None:
                 with self._lock:
-                    self._tables[schema, folded.name] = found
+                    self._tables[schema, wanted.name] = found
                 return found
         raise DatabaseUnsuitableError(
             f"there is no table {name} in {' or '.join(schemas)}; a temporary table cannot take "
@@ -71,11 +71,12 @@ class Catalog:
     def forget(self, table: Table) -> None:
         """Have a table read again when it is next asked for."""
         with self._lock:
+            table.is_current = False
             for place in [place for place, known in self._tables.items() if known is table]:
                 del self._tables[place]
 
 
-def _folded(session: Session, name: TableName) -> TableName:
+def folded(session: Session, name: TableName) -> TableName:
     """Spell a name as the database takes it."""
     match session.dialect.name:
         case "postgresql":

@@ -119,6 +119,7 @@ async def read_table(session: Session, schema: str, name: str) -> Table | None:
             *rules,
         ),
         unsuitable=unsuitable,
+        number=oid,
     )
 
 

@@ -92,6 +92,7 @@ class Table:
         references: tuple[Reference, ...] = (),
         triggers: tuple[Trigger, ...] = (),
         unsuitable: str = "",
+        number: str = "",
     ) -> None:
         self.schema = schema
         self.name = name
@@ -105,6 +106,10 @@ class Table:
         """Why its changes cannot be undone at all, if so: it is a view, its engine has no
         transactions.
         """
+        self.number = number
+        """What PostgreSQL calls it, whatever its name: its oid."""
+        self.is_current = True
+        """It was not read again since."""
         self._by_name = {column.name: column for column in columns}
         self._by_folded = {column.name.lower(): column for column in columns}
 

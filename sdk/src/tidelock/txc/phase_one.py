@@ -43,6 +43,9 @@ class TxcWork(Work):
 class TxcPhaseOne(PhaseOne):
     """TXC around one connection. Implements `tidelock.sql.interception.LocalWork`."""
 
+    # Rows are locked, under their table's name, before any image could prove it.
+    _takes_for_granted = False
+
     def __init__(
         self,
         session: Session,
