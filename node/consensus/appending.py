@@ -66,6 +66,15 @@ class Appending:
             },
         )
 
+    def on_commit(self, peer: str, frame: Frame) -> None:
+        """Take note of what is committed, as far as the log is known to be the leader's.
+
+        Two logs with the same term at an index are the same up to it (Raft's log matching).
+        """
+        _, term, index, entry_term = frame
+        known = self._journal.term_at(index) == entry_term
+        self._heartbeat(peer, term, index if known else 0)
+
     def _length_of_known_prefix(self, entries: tuple[Entry, ...]) -> int:
         known = 0
         for _, index, term in entries:

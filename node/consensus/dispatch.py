@@ -85,6 +85,7 @@ class Dispatch:
         self._handlers: dict[int, Handler] = {
             Kind.APPEND: self._on_append,
             Kind.APPEND_REPLY: self._on_append_reply,
+            Kind.COMMIT: self._on_commit,
             # A candidate may vote by a configuration that has not come here yet, so whoever was
             # admitted may ask. It counts the votes by its own configuration.
             Kind.VOTE_REQUEST: election.on_vote_request,
@@ -157,13 +158,22 @@ class Dispatch:
         Configurations arrive with a leader's entries, so a follower may know an older one. The
         sender has a quorum of its own configuration behind its term.
         """
-        if frame[1] < self._raft.term:
+        if self._hear_leader(peer, frame[1], frame[3]):
+            self._appending.on_append(peer, frame)
+
+    def _on_commit(self, peer: str, frame: Frame) -> None:
+        if self._hear_leader(peer, frame[1], frame[2]):
+            self._appending.on_commit(peer, frame)
+
+    def _hear_leader(self, peer: str, term: int, commit: int) -> bool:
+        """Whether the sender may lead; a node of a newer term knows better."""
+        if term < self._raft.term:
             # The sender does not know that it is deposed (D9).
             self._links.send(peer, (int(Kind.TERM_HINT), self._raft.term))
-            return
+            return False
         self._election.leader_heard(self._now())
-        self.known_commit = max(self.known_commit, frame[3])
-        self._appending.on_append(peer, frame)
+        self.known_commit = max(self.known_commit, commit)
+        return True
 
     def _on_append_reply(self, peer: str, frame: Frame) -> None:
         if not self._contacts.is_member(peer):

@@ -40,6 +40,9 @@ class Kind(enum.IntEnum):
     PRE_VOTE = 16
     TIMEOUT_NOW = 17
     """term of the leader that hands over."""
+    COMMIT = 18
+    """term, commit index, term of the entry there: an append without entries that asks for no
+    answer."""
     CONFIRM = 20
     """term, round, elapsed ms, ms since a quorum last did, or since the receiver did if that is
     longer: do you still follow me?"""
@@ -136,6 +139,7 @@ _SHAPES: Final[dict[int, tuple[Any, ...]]] = {
     Kind.PRE_VOTE_REQUEST: (int, int, int),
     Kind.PRE_VOTE: (int,),
     Kind.TIMEOUT_NOW: (int,),
+    Kind.COMMIT: (int, int, int),
     Kind.CONFIRM: (int, int, int, int),
     Kind.CONFIRM_REPLY: (int, int, int, int, int, int, int),
     Kind.ALIVE: (),

@@ -17,6 +17,8 @@ from node.consensus.transport import Message
 
 logger = logging.getLogger(__name__)
 
+_LONG_AGO = float("-inf")
+
 
 @dataclass(slots=True)
 class Progress:
@@ -30,6 +32,8 @@ class Progress:
     """While the peer is congested: the first index that was held back. 0: not congested."""
     queued_bytes: int = 0
     """Of entries handed over in the current tick."""
+    asked_at: float = _LONG_AGO
+    """When the last append frame was written: each is answered."""
     needs_snapshot: bool = False
     regressed: bool = False
     """Its log ended before what it had acknowledged: nothing it says counts any more."""
@@ -45,6 +49,7 @@ class Replication:
         self._links = base.links
         self._transport = base.transport
         self._settings = base.settings
+        self._runtime = base.runtime
         self._progress: dict[str, Progress] = {}
         self._interrupted: list[str] = []
         self.counters = base.counters
@@ -60,6 +65,7 @@ class Replication:
         for progress in self._progress.values():
             progress.rewound_at = progress.sequence + 1
             progress.resume_at = 0
+            progress.asked_at = _LONG_AGO
             progress.needs_snapshot = False
             progress.regressed = False
 
@@ -77,6 +83,7 @@ class Replication:
         """Frames of the old connection may be lost: go on behind what was acknowledged."""
         progress = self.progress(peer)
         progress.resume_at = 0
+        progress.asked_at = _LONG_AGO
         if self._raft.is_leader:
             # Of a peer that has acknowledged nothing yet, its first rejection says where it is.
             matched = self._raft.match_index(peer) or self._journal.last()[0]
@@ -87,7 +94,12 @@ class Replication:
     def number(self, peer: str) -> int:
         progress = self.progress(peer)
         progress.sequence += 1
+        progress.asked_at = self._runtime.monotonic()
         return progress.sequence
+
+    def wants_answer(self, peer: str) -> bool:
+        asked_at = self.progress(peer).asked_at
+        return self._runtime.monotonic() - asked_at >= self._settings.heartbeat_s / 2
 
     def may_send(self, peer: str, message: Message) -> bool:
         """Whether the library's append_entries may go to the peer's outbox."""

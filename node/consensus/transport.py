@@ -31,6 +31,9 @@ class Flow(Protocol):
     def number(self, peer: str) -> int:
         """The next sequence number of a frame to this peer."""
 
+    def wants_answer(self, peer: str) -> bool:
+        """Whether append_entries without entries must be answered, to show that the peer lives."""
+
 
 class RaftTransport(Transport):
     """Takes the library's messages; `flush` turns them into frames."""
@@ -92,7 +95,9 @@ class RaftTransport(Transport):
             for message in self._merged(messages):
                 kind = message["type"]
                 if kind == "append_entries":
-                    early.append(self._append_frame(peer, message))
+                    early.append(
+                        self._commit_frame(peer, message) or self._append_frame(peer, message)
+                    )
                 else:
                     self._parked.append((peer, _parked_frame(message, self.transfer_term)))
             if early:
@@ -108,6 +113,17 @@ class RaftTransport(Transport):
         sealed, self._sealed = self._sealed, []
         for peer, frame in sealed:
             self._links.send(peer, frame)
+
+    def _commit_frame(self, peer: str, message: Message) -> Frame | None:
+        """The frame of a message that only says what is committed; None when it says more."""
+        if message["entries"] or self.flow.wants_answer(peer):
+            return None
+        index = message["commit_index"]
+        term = self._journal.term_at(index)
+        if term is None:
+            return None
+        self.counters["commit_frames"] += 1
+        return (int(Kind.COMMIT), message["term"], index, term)
 
     def _append_frame(self, peer: str, message: Message) -> Frame:
         entries = message["entries"]

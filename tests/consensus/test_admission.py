@@ -388,6 +388,7 @@ def an_added_node_leads_when_a_wiped_one_returns() -> None:
     """The wiped node's configuration file does not name its leader."""
     cluster = started_cluster()
     added = _added_node(cluster)
+    cluster.wait_for(lambda: _all_reach(cluster, added), 10.0, "the voters reach the added node")
     old_leader = leader_name(cluster)
     engine = cluster.engine(old_leader)
     assert engine is not None
@@ -406,6 +407,12 @@ def an_added_node_leads_when_a_wiped_one_returns() -> None:
     except Violation as error:
         raise BrokenPromise(str(error)) from error
     assert _leads(cluster, added)
+
+
+def _all_reach(cluster: SimulatedCluster, name: str) -> bool:
+    """Whether everybody could give the node its vote."""
+    engines = [engine for engine in cluster.engines() if engine.identity.node_id != name]
+    return all(engine.transport._links.is_connected(name) for engine in engines)
 
 
 def _leads(cluster: SimulatedCluster, name: str) -> bool:
