@@ -25,17 +25,33 @@ class Durability:
         self._began_at = 0.0
         self._stopped = False
 
-    def sync(self) -> None:
-        """Make the journal durable, and let go what was parked before that began."""
+    def sync(self) -> bool:
+        """Make the journal durable, and let go what was parked before that began.
+
+        Returns whether it is durable already; else a sync is under way.
+        """
         if self.syncing:
-            return
+            return False
         self._transport.seal()
-        if self._journal.dirty:
-            self.syncing = True
-            self._began_at = self._runtime.monotonic()
-            self._journal.flush(self.on_durable)
-        else:
+        if not self._journal.dirty:
             self._transport.release()
+            return True
+        self._began_at = self._runtime.monotonic()
+        if self._journal.quick:
+            self._wait()
+            return True
+        self.syncing = True
+        self._journal.flush(self.on_durable)
+        return False
+
+    def _wait(self) -> None:
+        """Sync here and now: the disk is done before it could be told of from elsewhere."""
+        try:
+            self._journal.flush_now()
+        except OSError as error:
+            self._runtime.stop(f"the journal cannot be written: {error}")
+        self._pace.sync_took(self._runtime.monotonic() - self._began_at)
+        self._transport.release()
 
     def on_durable(self, error: OSError | None) -> None:
         if error is not None:

@@ -48,6 +48,8 @@ NO_OP = b"\x01"
 _CONFIGURATION = bytes([CONFIGURATION_KIND])
 # What an entry in memory costs besides its command: the tuple, its numbers, the bytes object.
 _ENTRY_OVERHEAD_BYTES = 200
+# More than this takes any disk a while.
+_QUICK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +298,13 @@ class SegmentedJournal(Journal):
     def dirty(self) -> bool:
         """Whether something waits for `flush`. What is in flight does not count."""
         return bool(self._pieces) or self._state_changed
+
+    @property
+    def quick(self) -> bool:
+        """Whether `flush_now` would most likely be done before `flush` could report it."""
+        return (
+            not self._in_flight and self._disk.quick and sum(map(len, self._pieces)) <= _QUICK_BYTES
+        )
 
     @property
     def flushing(self) -> bool:

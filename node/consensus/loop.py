@@ -1,8 +1,8 @@
 """The loop body: read the frames that came, send and sync what is new, commit what is older.
 
-While the journal syncs, Raft frames queue and the body does not run again, because the library
-counts itself as soon as an entry is in its log; questions of reads, forwarded requests and health
-go on.
+While a thread syncs the journal, Raft frames queue and the body does not run again, because the
+library counts itself as soon as an entry is in its log; questions of reads, forwarded requests and
+health go on. A quick disk is waited for instead (docs/adr/0024).
 """
 
 from __future__ import annotations
@@ -91,10 +91,9 @@ class Loop:
             self._proposals.feed(now)
         if self._durability.syncing:
             return
-        if self._journal.dirty:
-            # The last tick wrote it beside a sync, and it has left for the others: no answer to it
-            # is judged before it is durable here.
-            self._durability.sync()
+        # What the last tick wrote beside a sync has left for the others: no answer to it is judged
+        # before it is durable here.
+        if self._journal.dirty and not self._durability.sync():
             return
         self._reception.handle_queued()
         received = self._snapshots.take_checked()

@@ -43,6 +43,7 @@ class FaultyDisk:
         self.waiting: list[tuple[str, bytes, OnDone]] = []
         self.error: OSError | None = None
         self.reads = 0
+        self.quick = False
 
     def names(self) -> list[str]:
         return sorted(self.files)

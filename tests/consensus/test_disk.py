@@ -6,6 +6,8 @@ import asyncio
 import errno
 import fcntl
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -54,6 +56,43 @@ def test_appends_are_carried_out_in_the_order_of_the_calls(
         call()
     assert disk.read("a") == bytes(range(20)) + b"\xff"
     assert order == list(range(20))
+
+
+def test_who_waits_writes_in_its_own_thread_while_the_other_has_nothing_to_do(
+    disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    may_write = threading.Event()
+    write = os.write
+
+    def record(descriptor: int, data: bytes) -> int:
+        threads.append(threading.get_ident())
+        assert may_write.wait(10)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", record)
+    own = threading.get_ident()
+    may_write.set()
+    disk.append_now("a", b"0")
+    assert threads == [own]
+    quick = [disk.quick]
+    may_write.clear()
+    disk.append("a", b"1", lambda _error: None)
+    quick.append(disk.quick)
+    assert quick == [True, False]
+    threading.Timer(0.01, may_write.set).start()
+    disk.append_now("a", b"2")
+    assert own not in threads[1:]
+    assert disk.read("a") == b"012"
+
+
+def test_a_disk_that_is_slow_is_not_waited_for(
+    disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((0.0, 0.1, *[0.1] * 10))
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    disk.append_now("a", b"x")
+    assert not disk.quick
 
 
 def test_parts_of_a_file_can_be_read_and_its_end_cuts_the_answer_short(disk: FileDisk) -> None:

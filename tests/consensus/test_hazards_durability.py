@@ -110,6 +110,25 @@ def a_follower_acknowledges() -> None:
     assert judged == [Kind.APPEND_REPLY] * 5
 
 
+def test_a_follower_acknowledges_at_once_when_it_waits_for_its_disk() -> None:
+    bench = Bench()
+    bench.disk.quick = True
+    bench.disk.latency_s = lambda: 10.0
+    judged = watched(bench)
+    bench.receive("b", bench.append(1, CONFIGURED, [no_op(3, 1)]))
+    assert judged == [Kind.APPEND_REPLY]
+
+
+def test_a_node_that_waits_for_a_disk_which_fails_says_nothing_and_stops() -> None:
+    bench = Bench()
+    bench.disk.quick = True
+    bench.disk.fail(errno.EIO)
+    judged = watched(bench)
+    bench.receive("b", bench.append(1, CONFIGURED, [no_op(3, 1)]))
+    assert judged == []
+    assert "journal cannot be written" in str(bench.stopped)
+
+
 def a_node_votes() -> None:
     bench = Bench()
     judged = watched(bench)

@@ -67,6 +67,8 @@ class SimulatedCluster:
         self._configuration: Configuration | None = None
         self._loops: list[SimulatedLoop] = []
         """Of all incarnations: what a dead one left waiting must not be cleaned up in between."""
+        self.some_disks_are_quick = False
+        """Whether the journals of about half of the nodes that are started wait for their disks."""
         self.on_started: list[Callable[[str], None]] = []
         self.on_died: list[Callable[[str], None]] = []
         self.on_first_applied: list[Callable[[Engine, int], None]] = []
@@ -112,6 +114,7 @@ class SimulatedCluster:
 
     def _boot(self, name: str, node: Node, bootstrap: bool) -> None:
         node.disk = SimulatedDisk(self.world, node.process, node.files)
+        node.disk.quick = self.some_disks_are_quick and self.world.rng.random() < 0.5
         runtime = SimulatedRuntime(self.world, node.process)
         identity = Identity(
             node_id=name, disk_uuid=node.disk_uuid, peer_address=name, api_address=name

@@ -36,6 +36,8 @@ class SimulatedDisk:
         self._in_flight: list[_InFlight] = []
         self.latency_s: Callable[[], float] = lambda: 0.0001 + self._world.rng.random() * 0.0005
         self.failing: OSError | None = None
+        self.quick = False
+        """Whether the journal waits for it."""
 
     def names(self) -> list[str]:
         return sorted(self._files.durable)

@@ -224,11 +224,13 @@ class Faults:
     def _slow_disk(self) -> None:
         disk = self._cluster.nodes[self._any()].disk
         if disk is not None:
-            usual = disk.latency_s
+            usual, quick = disk.latency_s, disk.quick
+            disk.quick = False
             disk.latency_s = lambda: self._world.rng.uniform(0.01, 0.15)
 
             def mend() -> None:
                 disk.latency_s = usual
+                disk.quick = quick
 
             self._world.at(self._for(0.2, 4.0), mend)
 

@@ -109,6 +109,7 @@ class _Run:
         self.world = World(seed)
         rng = self.world.rng
         self.cluster = SimulatedCluster(self.world, rng.choice((3, 3, 5)))
+        self.cluster.some_disks_are_quick = True
         self._callers = Callers(self.cluster)
         # The others share the time that a seed may take.
         rate_per_s = rng.choice((20, 60)) / (3 if mix else 1)
