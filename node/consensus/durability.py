@@ -61,7 +61,7 @@ class Durability:
             return
         self._pace.sync_took(self._runtime.monotonic() - self._began_at)
         self._transport.release()
-        self._pulse.kick()
+        self._pulse.kick_for_input()
 
     def stop(self) -> None:
         """Wait until all that was added is durable; nothing leaves any more."""

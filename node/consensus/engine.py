@@ -261,19 +261,19 @@ class Engine:
     def propose(self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]) -> None:
         """Replicate an encoded request. See `Proposals.submit` for the errors."""
         self.proposals.submit(request, deadline, on_answer)
-        self._base.pulse.kick()
+        self._base.pulse.kick_for_input()
 
     def propose_internal(
         self, request: bytes, deadline: float, on_answer: Callable[[Answer], None]
     ) -> None:
         """The same for the leader's own housekeeping, which passes every limit."""
         self.proposals.submit_internal(request, deadline, on_answer)
-        self._base.pulse.kick()
+        self._base.pulse.kick_for_input()
 
     def read(self, deadline: float, on_ready: OnRead) -> None:
         """Call back when this node's state contains everything acknowledged before now."""
         self.reads.read(deadline, on_ready)
-        self._base.pulse.kick()
+        self._base.pulse.kick_for_input()
 
     def draw(self, count: int, deadline: float, on_drawn: OnDrawn) -> None:
         """Call back with the first of `count` timestamps that follow each other.
@@ -284,7 +284,7 @@ class Engine:
             OverloadedError
         """
         self._draws.draw(count, deadline, on_drawn)
-        self._base.pulse.kick()
+        self._base.pulse.kick_for_input()
 
     def send_channel_frame(self, peer: str, frame: Frame) -> bool:
         """Send a frame of a resource manager's channel; False when the peer cannot take it now."""

@@ -13,10 +13,16 @@ class Pulse:
         self.beat: Callable[[], None]
         """The loop's body; it calls `began` first."""
         self._scheduled = False
+        self._whole = False
         self._stopped = False
 
     def kick(self) -> None:
-        """Run soon."""
+        """Run soon, and look after everything."""
+        self._whole = True
+        self.kick_for_input()
+
+    def kick_for_input(self) -> None:
+        """Run soon: a request or frames came, or a sync ended. What these move is looked after."""
         if not self._scheduled and not self._stopped:
             self._scheduled = True
             self._runtime.call_soon(self.beat)
@@ -24,9 +30,14 @@ class Pulse:
     def kick_after(self, delay_s: float) -> None:
         self._runtime.call_later(delay_s, self.kick)
 
-    def began(self) -> None:
-        """A run begins: whoever kicks from now on wants another one."""
+    def began(self) -> bool:
+        """A run begins: whoever kicks from now on wants another one.
+
+        Returns whether it is to look after everything.
+        """
+        whole, self._whole = self._whole, False
         self._scheduled = False
+        return whole
 
     def stop(self) -> None:
         """Never run again."""

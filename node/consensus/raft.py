@@ -7,7 +7,6 @@ that another version of the library fails at start and not in an election.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -96,10 +95,26 @@ def prepare_library() -> None:
 
 
 class PeerNode(Node):
-    """A node known by its id. Its hash is stable, so that sets of nodes have one order."""
+    """A node known by its id; there is one object for each id (`Raft.node`).
 
-    def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+    The library looks nodes up some dozen times for an entry, so that is left to the interpreter.
+    """
+
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
+
+
+class _Nodes(tuple[Node, ...]):
+    """Different nodes in one order on every run, for the library, which takes them for a set."""
+
+    __slots__ = ()
+
+    def __or__(self, others: _Nodes) -> _Nodes:
+        return _Nodes((*self, *others))
+
+    def copy(self) -> _Nodes:
+        return self
 
 
 def _nobody_applies(index: int, payload: bytes) -> None:
@@ -210,10 +225,12 @@ class Raft(SyncObj):
     def set_peers(self, voters: Iterable[str], learners: Iterable[str], now: float) -> None:
         """Replicate to all of these; count only the voters. This node itself is left out."""
         own = self.selfNode
-        voting: set[Node] = {node for peer in voters if (node := self.node(peer)) != own}
-        learning: set[Node] = {
-            node for peer in learners if (node := self.node(peer)) != own and node not in voting
-        }
+        voting = _Nodes(node for peer in sorted(voters) if (node := self.node(peer)) != own)
+        learning = _Nodes(
+            node
+            for peer in sorted(learners)
+            if (node := self.node(peer)) != own and node not in voting
+        )
         self._SyncObj__otherNodes = voting
         self._SyncObj__readonlyNodes = learning
         next_index = self._SyncObj__raftNextIndex
@@ -222,7 +239,7 @@ class Raft(SyncObj):
         # While a snapshot replaces the log there is a moment without one.
         log = self._SyncObj__raftLog
         beyond = log[-1][1] + 1 if len(log) else 1
-        for node in sorted(voting | learning, key=lambda node: str(node.id)):
+        for node in voting | learning:
             next_index.setdefault(node, beyond)
             match_index.setdefault(node, 0)
             answered.setdefault(node, now)

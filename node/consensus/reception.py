@@ -6,7 +6,9 @@ under way; all others are handled at once.
 
 from __future__ import annotations
 
+import enum
 from collections import deque
+from typing import Final
 
 from node.consensus.bootstrap import Bootstrap
 from node.consensus.contacts import Contacts
@@ -15,9 +17,20 @@ from node.consensus.dispatch import IMMEDIATE_KINDS, Dispatch
 from node.consensus.election import Election
 from node.consensus.foundation import Foundation
 from node.consensus.links import LinkEvents
-from node.consensus.messages import Frame, RefusalReason
+from node.consensus.messages import Frame, Kind, RefusalReason
 from node.consensus.replication import Replication
 from node.consensus.snapshots import Snapshots
+
+
+class Handled(enum.IntEnum):
+    """What the frames that were handled may have moved; the greater takes in the smaller."""
+
+    NOTHING = 0
+    LOG = 1
+    OTHERS = 2
+
+
+_OF_THE_LOG: Final = frozenset((Kind.APPEND, Kind.APPEND_REPLY, Kind.COMMIT))
 
 
 class Reception(LinkEvents):
@@ -84,10 +97,14 @@ class Reception(LinkEvents):
             self._inbox.append((peer, frame))
 
     def on_frames_end(self) -> None:
-        self._pulse.kick()
+        self._pulse.kick_for_input()
 
-    def handle_queued(self) -> None:
+    def handle_queued(self) -> Handled:
         """Handle what has waited. Called when no sync of the journal is under way."""
         inbox = self._inbox
+        handled = Handled.NOTHING
         while inbox:
-            self._dispatch(*inbox.popleft())
+            peer, frame = inbox.popleft()
+            self._dispatch(peer, frame)
+            handled = max(handled, Handled.LOG if frame[0] in _OF_THE_LOG else Handled.OTHERS)
+        return handled

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol, TypeVar, overload
 
 from .config import FAIL_REASON as FAIL_REASON
@@ -66,8 +66,8 @@ class SyncObj:
     _SyncObj__raftMatchIndex: dict[Node, int]
     _SyncObj__lastResponseTime: dict[Node, float]
     _SyncObj__leaderCommitIndex: int | None
-    _SyncObj__otherNodes: set[Node]
-    _SyncObj__readonlyNodes: set[Node]
+    _SyncObj__otherNodes: Collection[Node]
+    _SyncObj__readonlyNodes: Collection[Node]
     _SyncObj__connectedNodes: set[Node]
     _SyncObj__newAppendEntriesTime: float
     _methodToID: dict[Any, int]
