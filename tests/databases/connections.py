@@ -14,6 +14,7 @@ import asyncpg
 import psycopg
 import pymysql
 import pytest
+from psycopg_pool import ConnectionPool
 
 from tests.databases.servers import Server
 from tidelock.sql.drivers import session_of
@@ -79,6 +80,22 @@ class Database:
             yield session
         finally:
             await session.close()
+
+    @asynccontextmanager
+    async def pool(self, driver: str) -> AsyncIterator[Any]:
+        """Yield a pool of one connection, of asyncpg, asyncmy or psycopg."""
+        where = self.where()
+        match driver:
+            case "asyncpg":
+                where["database"] = where.pop("dbname")
+                async with asyncpg.create_pool(**where, min_size=1, max_size=1) as awaited:
+                    yield awaited
+            case "asyncmy":
+                async with asyncmy.create_pool(**where, minsize=1, maxsize=1) as awaited:
+                    yield awaited
+            case _:
+                with ConnectionPool(kwargs=where, min_size=1, max_size=1) as pool:
+                    yield pool
 
     def sql(self, *statements: str) -> list[tuple[Any, ...]]:
         """Execute statements, each committed by itself; return the rows of the last."""

@@ -22,7 +22,7 @@ from tests.databases.connections import Database, database_of
 from tests.sdk.at_sources import Shop
 from tests.sdk.tcc_stock import Stock
 from tidelock.application import Application
-from tidelock.at.errors import RowsLockedError
+from tidelock.at.errors import LockWaitTimeoutError, RowsLockedError
 from tidelock.crash_points import watched
 from tidelock.testing import Coordinator
 from tidelock.xa import XaSource
@@ -249,6 +249,118 @@ def test_of_transactions_of_at_only_who_reads_for_update_notices_the_other(
         # A first reader FOR UPDATE would wait for the decision; this one holds a row already.
         shop.execute("UPDATE stock SET n = 31 WHERE id = 3", f"{looks} FOR UPDATE")
     assert [row[1] for row in shop.rows("stock")] == [1, 1, 30]
+
+
+# TXC
+
+
+@pytest.fixture
+def txc(
+    database: Database, tidelock_application: Application, coordinator: Coordinator
+) -> Iterator[tidelock.TxcDataSource]:
+    """A source of whose rows nobody waits."""
+    dialect: Any = database.dialect
+    database.sql(*STOCK, tidelock.undo_log_ddl(dialect))
+    made = tidelock.TxcDataSource(
+        database.connect, application=tidelock_application, lock_wait_timeout_ms=50
+    )
+    yield made
+    coordinator.assert_clean()
+    assert database.sql("SELECT xid FROM undo_log") == []
+    made.close()
+
+
+@EVERYWHERE
+@DECISIONS
+def test_a_plain_reader_sees_what_txc_has_changed_until_it_is_undone(
+    database: Database, txc: tidelock.TxcDataSource, commits: bool
+) -> None:
+    point = "at.before-delete" if commits else "at.before-restore"
+    with stopped_at(point) as stop, deciding(lambda: take(txc), commits=commits) as decide:
+        assert seen(database) == 9, "before the decision"
+        decide()
+        stop.await_arrival()
+        assert seen(database) == 9, "decided, and not told"
+        stop.go_on()
+    assert seen(database) == (9 if commits else 10)
+
+
+@SERVERS
+def test_who_asks_for_a_row_of_txc_waits_until_it_is_undone(
+    database: Database, txc: tidelock.TxcDataSource
+) -> None:
+    def ask(text: str) -> None:
+        with tidelock.transaction(), txc.connection() as connection:
+            connection.cursor().execute(text)
+
+    reads = f"{LOOK} FOR UPDATE", f"{LOOK} FOR SHARE", f"{LOOK} LOCK IN SHARE MODE"
+    texts = (TAKE, reads[0], reads[2 if database.dialect == "mysql" else 1])
+    with (
+        stopped_at("at.before-restore") as stop,
+        deciding(lambda: take(txc), commits=False) as decide,
+    ):
+        for text in texts:
+            with pytest.raises(LockWaitTimeoutError):
+                ask(text)
+        decide()
+        stop.await_arrival()
+        for text in texts:
+            with pytest.raises(LockWaitTimeoutError):
+                ask(text)
+        stop.go_on()
+    ask(TAKE)
+    assert seen(database) == 9, "it took from what was there before"
+
+
+@SERVERS
+def test_a_row_that_was_only_read_is_kept_from_writers_by_txc_and_shared_with_readers(
+    database: Database, txc: tidelock.TxcDataSource
+) -> None:
+    """No write skew among those who read FOR SHARE."""
+    share = "LOCK IN SHARE MODE" if database.dialect == "mysql" else "FOR SHARE"
+
+    def read() -> None:
+        with txc.connection() as connection:
+            connection.cursor().execute(f"{LOOK} {share}")
+
+    def read_in_another() -> None:
+        with tidelock.transaction():
+            read()
+
+    with deciding(read, commits=True):
+        read_in_another()
+        with pytest.raises(LockWaitTimeoutError), tidelock.transaction():
+            take(txc)
+    with tidelock.transaction():
+        take(txc)
+    assert seen(database) == 9
+
+
+@SERVERS
+def test_txc_and_at_know_of_each_others_rows(
+    database: Database, txc: tidelock.TxcDataSource, tidelock_application: Application
+) -> None:
+    at = tidelock.AtDataSource(database.connect, application=tidelock_application)
+
+    def take_by_at() -> None:
+        with at.connect() as connection:
+            connection.cursor().execute(TAKE)
+            connection.commit()
+
+    with (
+        deciding(lambda: take(txc), commits=True),
+        pytest.raises(RowsLockedError),
+        tidelock.transaction(),
+    ):
+        take_by_at()
+    with (
+        deciding(take_by_at, commits=True),
+        pytest.raises(LockWaitTimeoutError),
+        tidelock.transaction(),
+    ):
+        take(txc)
+    assert seen(database) == 8
+    at.close()
 
 
 # XA and LCN

@@ -10,6 +10,7 @@ import pytest
 
 import tidelock
 from tests.databases.connections import Database
+from tidelock.crash_points import watched
 from tidelock.errors import DeadlockError
 from tidelock.testing import Coordinator
 
@@ -412,6 +413,116 @@ def test_engines_of_sqlalchemy_take_part(coordinator: Coordinator, database: Dat
     all_is_over(coordinator, database)
     engine.dispose()
     source.close()
+
+
+# --- pools
+
+
+@pytest.mark.parametrize("database", ["asyncpg", "asyncmy", "psycopg"], indirect=True)
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.usefixtures("stock")
+async def test_blocks_borrow_their_connections_from_pools(
+    coordinator: Coordinator, database: Database, wrapped: bool, request: pytest.FixtureRequest
+) -> None:
+    driver = request.node.callspec.params["database"]
+    blocks = driver == "psycopg"
+    source = tidelock.TxcDataSource(database.connect if blocks else lambda: database.open(driver))
+
+    async with database.pool(driver) as own:
+        pool = source.wrap_pool(own) if wrapped else own
+
+        async def change(key: int, *, fails: bool = False) -> None:
+            text = f"UPDATE stock SET n = n - 1 WHERE id = {key}"
+            if blocks:
+                with source.connection(pool) as connection:
+                    connection.execute(text)
+            else:
+                async with source.connection(pool) as connection:
+                    if driver == "asyncpg":
+                        await connection.execute(text)
+                    else:
+                        async with connection.cursor() as cursor:
+                            await cursor.execute(text)
+            if fails:
+                raise LookupError
+
+        unit = tidelock.txc_transaction(change)
+        async with tidelock.transaction():
+            await unit(1)
+            with pytest.raises(LookupError):
+                await unit(2, fails=True)
+            assert rows(database) == {1: 9, 2: 20}
+            await unit(1)
+        with fails_with(LookupError):
+            async with tidelock.transaction():
+                await change(2, fails=True)
+        assert rows(database) == {1: 8, 2: 20}
+        await change(2)
+        assert rows(database) == {1: 8, 2: 19}, "as ever outside of transactions"
+        all_is_over(coordinator, database)
+    source.close()
+
+
+# --- many groups of values
+
+
+@DATABASES
+def test_executemany_locks_the_rows_of_all_groups_at_once(
+    coordinator: Coordinator, database: Database, source: tidelock.TxcDataSource
+) -> None:
+    mark = "?" if database.dialect == "sqlite" else "%s"
+    asked: list[str] = []
+
+    def change() -> None:
+        with source.connection() as connection:
+            cursor = connection.cursor()
+            cursor.executemany(
+                f"UPDATE stock SET n = n + {mark} WHERE id = {mark}", [(1, 1), (2, 2), (5, 9)]
+            )
+            cursor.executemany(f"INSERT INTO stock VALUES ({mark}, {mark})", [(3, 30), (4, 40)])
+            cursor.executemany(f"DELETE FROM stock WHERE id = {mark}", [(1,), (3,)])
+
+    with fails_with(LookupError), tidelock.transaction():
+        with watched(asked.append):
+            change()
+        assert rows(database) == {2: 22, 4: 40}
+        assert locked(coordinator) == [[1], [2], [3], [4]]
+        raise LookupError
+    assert asked.count("txc.before-lock") == 2, "the rows that are there, and the new ones"
+    assert rows(database) == {1: 10, 2: 20}
+    with tidelock.transaction():
+        change()
+    assert rows(database) == {2: 22, 4: 40}
+    all_is_over(coordinator, database)
+
+
+@DATABASES
+def test_executemany_waits_for_the_rows_of_its_groups(
+    coordinator: Coordinator, database: Database, source: tidelock.TxcDataSource
+) -> None:
+    mark = "?" if database.dialect == "sqlite" else "%s"
+    done: list[str] = []
+
+    def later(text: str, groups: list[tuple[int, ...]]) -> None:
+        with tidelock.transaction(), source.connection() as connection:
+            connection.cursor().executemany(text, groups)
+        done.append(text)
+
+    for text, groups in (
+        (f"UPDATE stock SET n = n * 2 WHERE id = {mark}", [(1,), (2,)]),
+        # Which rows each of these meets, nobody can tell beforehand.
+        (f"UPDATE stock SET n = n * {mark} WHERE n > 0", [(2,), (3,)]),
+    ):
+        with tidelock.transaction():
+            take(source)
+            thread = threading.Thread(target=later, args=(text, groups))
+            thread.start()
+            coordinator.wait_until(lambda: any("waits" in each for each in coordinator.leftovers()))
+            assert done.count(text) == 0
+        thread.join(30)
+        assert done.count(text) == 1
+    assert rows(database) == {1: ((10 - 1) * 2 - 1) * 6, 2: 20 * 2 * 6}
+    all_is_over(coordinator, database)
 
 
 # --- a source for any type of unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -243,6 +244,33 @@ async def test_a_try_that_ends_its_own_transaction_is_refused(
         tidelock.transaction(application=application),
     ):
         commits()
+
+
+@pytest.mark.parametrize("database", ["psycopg", "asyncpg", "asyncmy"], indirect=True)
+async def test_a_try_may_use_a_connection_that_a_pool_lends(
+    stock: Stock, application: Application, tidelock_coordinator: Coordinator
+) -> None:
+    async def take(pool: Any, count: int) -> None:
+        if stock.driver == "psycopg":
+            with pool.connection() as connection, stock.source.on(connection):
+                stock.take_now(count)
+            return
+        async with pool.acquire() as connection:
+            with stock.source.on(connection):
+                await stock.take(count)
+
+    async with stock.database.pool(stock.driver) as pool:
+        async with tidelock.transaction(application=application):
+            await take(pool, 3)
+            await take(pool, 1)
+            assert stock.numbers() == (6, 4, 0)
+        with contextlib.suppress(UndoneError):
+            async with tidelock.transaction(application=application):
+                await take(pool, 2)
+                raise UndoneError
+    await asyncio.to_thread(tidelock_coordinator.assert_clean)
+    assert stock.numbers() == (6, 0, 4)
+    assert stock.fence_rows() == []
 
 
 @ON_ALL

@@ -158,11 +158,12 @@ class BatchTracer(Tracer):
         return await self._batch.run(self._groups)
 
     async def _before(self, photographer: Photographer, *, locks: bool = True) -> Image:
-        assert locks, "who looks at rows before they are locked has no batches"
         statement = self._statement
         condition = statement.where.text[len("WHERE") :].strip()
         wanted = Fragment(condition, statement.where.keys)
-        return await self._image(photographer, statement.target.text, statement.alias, wanted)
+        return await self._image(
+            photographer, statement.target.text, statement.alias, wanted, locks=locks
+        )
 
     async def _insert(self) -> Traced:
         session, table = self._session, self._table
@@ -194,6 +195,8 @@ class BatchTracer(Tracer):
         source: str,
         qualifier: str,
         wanted: Fragment,
+        *,
+        locks: bool = True,
     ) -> Image:
         """Make an image of the rows for which the condition holds with any of the groups."""
         found: dict[tuple[KeyPart, ...], Row] = {}
@@ -204,5 +207,5 @@ class BatchTracer(Tracer):
             given = [value for group in part for value in picked(wanted.keys, as_values(group))]
             any_of = " OR ".join([f"({wanted.text})"] * len(part))
             text = Fragment(f"FROM {source} WHERE {any_of}", tuple(range(len(given))))
-            found.update((await photographer.matching(text, qualifier, given)).rows)
+            found.update((await photographer.matching(text, qualifier, given, locks=locks)).rows)
         return Image(self._table, photographer.columns, found)

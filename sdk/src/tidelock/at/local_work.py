@@ -45,6 +45,8 @@ class Work:
         """Why nothing of it may be committed, and how many savepoints there were then: going back
         to one of those mends it.
         """
+        self.is_untouched = False
+        """No statement was run in it, and no row looked at."""
         self.described: set[str] = set()
         """Tables whose columns were compared with what is known of them."""
 

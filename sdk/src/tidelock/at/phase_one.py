@@ -68,14 +68,11 @@ class PhaseOne:
         rules: Rules,
         branches: Branches,
         take_back: Callable[[str, int], Awaitable[None]],
-        *,
-        in_batches: bool = False,
     ) -> None:
         """`take_back` undoes a branch that nobody asks for any more, on another connection and the
         application's loop.
         """
         self._take_back = take_back
-        self._in_batches = in_batches
         self._session = session
         self._rules = rules
         self._branches = branches
@@ -124,7 +121,7 @@ class PhaseOne:
     async def execute_batch(self, batch: BatchCall) -> None:
         """Have a statement run with many groups of values, with images of them all."""
         binding = current()
-        if not self._in_batches or binding is None or len(batch.groups) < 2:
+        if binding is None or len(batch.groups) < 2:
             await one_by_one(self, batch)
             return
         style = batch.style or self._session.style
@@ -134,9 +131,11 @@ class PhaseOne:
             await one_by_one(self, batch)
             return
         with self._alone():
+            is_first = self._is_first
             work = await self._entered(binding)
             meant = await self._asked(work, statement)
             await self._keep_writers_out()
+            work.is_untouched = is_first
         for groups in divided(statement, meant.table, batch.groups):
             if len(groups) == 1 or not await self._traced_together(
                 work, BatchTracer(self._session, statement, meant.table, batch, groups)
@@ -150,6 +149,12 @@ class PhaseOne:
         Then each is to be run by itself: the application may go on after those that succeeded.
         """
         with self._alone():
+            is_first, work.is_untouched = work.is_untouched, False
+            try:
+                await self._lock_first(work, tracer, is_first=is_first)
+            except BaseException as error:
+                await self._spoil(work, tracer, error)
+                raise
             await savepoint(self._session, _BATCH)
             try:
                 change, image = await tracer.trace()
@@ -198,11 +203,11 @@ class PhaseOne:
 
     async def _traced(self, binding: Binding, statement: Statement, call: StatementCall) -> None:
         with self._alone():
-            # PyMySQL does not hear from the answer to a SELECT that a transaction is under way.
-            is_first = self._work is None and not self._session.in_transaction
+            is_first = self._is_first
             work = await self._entered(binding)
             meant, is_proved = await self._meant(work, statement)
             await self._keep_writers_out()
+            work.is_untouched = False
             tracer = self._tracer(work, statement, call, meant, is_proved=is_proved)
             try:
                 if statement.kind is Kind.READ_LOCKING:
@@ -226,6 +231,14 @@ class PhaseOne:
                 return
             work.changes.append(change)
             await self._note(work, image)
+
+    @property
+    def _is_first(self) -> bool:
+        """Nothing was done in the local transaction, which can begin anew."""
+        if self._work is not None:
+            return self._work.is_untouched
+        # PyMySQL does not hear from the answer to a SELECT that a transaction is under way.
+        return not self._session.in_transaction
 
     async def _entered(self, binding: Binding) -> Work:
         """Return what is under way, before rows are looked at."""

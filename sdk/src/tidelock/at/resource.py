@@ -330,7 +330,7 @@ class AtDataSource:
     def _phase_one(
         self, session: Session, rules: Rules, branches: Branches, resource: AtResource
     ) -> PhaseOne:
-        return PhaseOne(session, rules, branches, resource.take_back, in_batches=True)
+        return PhaseOne(session, rules, branches, resource.take_back)
 
     def close(self) -> None:
         """Close the connections that are kept for phase two. They are opened again when needed."""
