@@ -1,8 +1,9 @@
 """Tells resource managers which transactions are over, so that they can forget them.
 
 The leader does it, some time after the end: what it says ends the guards against late calls. What
-was told is recorded; what was not recorded is told again. Where there were too many to note each, a
-manager is asked to look through all that it has, and to ask what is over.
+was told is recorded; what was not recorded is told again. Where there were too many to note each,
+or a process was lost that may have done something too late, a manager is asked to look through all
+that it has, and to ask what is over.
 """
 
 from __future__ import annotations
@@ -269,6 +270,9 @@ class Cleaner:
         )
         reply = await self._ask(session, CallKind.SWEEP, called, _SWEEP_TIMEOUT_S)
         if reply.outcome is Outcome.ANSWERED and reply.status == ResultStatus.CLEANED:
+            return True
+        if reply.not_found and not sweep.left_out.count:
+            # It keeps nothing that could be swept, and of nothing is it known.
             return True
         if len(self._unswept_until) < _GREATEST_PAUSED:
             place = sweep.resource_id, sweep.host, sweep.mode

@@ -29,7 +29,7 @@ from statemachine.outcomes import (
 )
 from statemachine.positions import Position
 from statemachine.timers import TimerKind
-from statemachine.transactions import held_branches
+from statemachine.transactions import cleaning, held_branches
 from statemachine.transactions.channel_rows import (
     GREATEST_IDENTITY_BYTES,
     GREATEST_RESOURCE_BYTES,
@@ -285,6 +285,7 @@ def pass_grace(desk: Desk, due_ms: int, timer_id: bytes, place: int) -> None:
         _lose_branches(desk, session_id, place)
     elif session.ends_ms == due_ms:
         _end(desk, session, "its resource manager did not come back in time", place)
+        cleaning.note_lost(desk.state, desk.writes, session)
 
 
 def lose_node(desk: Desk, node_id: str) -> None:

@@ -29,6 +29,7 @@ from statemachine.store import Reader
 from statemachine.transactions.channel_rows import (
     GREATEST_IDENTITY_BYTES,
     GREATEST_RESOURCE_BYTES,
+    ChannelSession,
 )
 from statemachine.transactions.cleaning_rows import (
     AT_ONCE,
@@ -62,6 +63,8 @@ GREATEST_PLACES: Final = 10_000
 
 ANSWERS: Final = ("PREPARED", "COMMITTED", "ROLLED_BACK", "UNKNOWN")
 """What a resource manager says of a branch when it is asked."""
+
+_MODES_WITH_GUARDS: Final = ("AT", "TXC", "TCC", "SAGA")
 
 _GREATEST_MODE: Final = 16
 """Characters."""
@@ -126,6 +129,26 @@ def _note(state: MachineState, writes: WriteBuffer, cleaning: Cleaning) -> None:
     count = 0 if before is None else before.count
     put_left_out(writes, resource_id, host, mode, LeftOut(count + 1, state.elapsed_ms))
     state.cleaning_place_count += before is None
+
+
+def note_lost(state: MachineState, writes: WriteBuffer, session: ChannelSession) -> None:
+    """Have the guards looked through of resources whose process was lost.
+
+    It may have done something for a transaction that was over and cleaned already, and have had no
+    time to take it back. Its guards came after those that are noted, so nobody else asks for them.
+    """
+    for resource_id in session.resources:
+        host = host_of_place(resource_id, session.host)
+        for mode in _MODES_WITH_GUARDS:
+            if not session.serves(resource_id, mode):
+                continue
+            before = get_left_out(writes, resource_id, host, mode)
+            if before is None and state.cleaning_place_count >= GREATEST_PLACES // 2:
+                # Whoever has branches to clean needs the rest.
+                return
+            count = 0 if before is None else before.count
+            put_left_out(writes, resource_id, host, mode, LeftOut(count, state.elapsed_ms))
+            state.cleaning_place_count += before is None
 
 
 def _can_go_at_once(transaction: Transaction, branch: Branch) -> bool:

@@ -42,6 +42,7 @@ class LeftOut(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """Branches of one mode that ended and were not noted."""
 
     count: int
+    """0: of none it is known, but a process that may have some was lost."""
     ended_ms: int
     """When the last of them did, in elapsed time."""
 

@@ -53,15 +53,24 @@ def go_back(source: Source) -> None:
         cursor.execute("UPDATE stock SET n = n - 1 WHERE id = 1")
 
 
-def main() -> None:
-    url, mode, what, dialect, where = sys.argv[1:]
-    application = tidelock.Application([url], application_id="shop", host="h1", discover=False)
-    tidelock.configure(application)
-    source = source_of(mode, connecting(dialect, json.loads(where)), application)
-    decorate = tidelock.lcn_transaction if mode == "LCN" else tidelock.txc_transaction
+def sell(
+    mode: str,
+    source: Source,
+    what: str,
+    *,
+    timeout_ms: int = TIMEOUT_MS,
+    application: tidelock.Application | None = None,
+    begun: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Sell in a group of units: `commit`, `roll back`, `fail a unit` or `go back`.
+
+    `begun` is called with the xid.
+    """
+    kind = tidelock.lcn_transaction if mode == "LCN" else tidelock.txc_transaction
+    decorate = kind if application is None else kind(application=application)
 
     @decorate
-    def sell() -> None:
+    def sell_one() -> None:
         take(source)
 
     @decorate
@@ -69,8 +78,10 @@ def main() -> None:
         take(source, 2)
         raise LookupError
 
-    with tidelock.transaction(timeout_ms=TIMEOUT_MS) as transaction:
-        sell()
+    with tidelock.transaction(timeout_ms=timeout_ms, application=application) as transaction:
+        assert transaction.xid is not None
+        begun(transaction.xid)
+        sell_one()
         match what:
             case "fail a unit":
                 with contextlib.suppress(LookupError):
@@ -79,6 +90,14 @@ def main() -> None:
                 go_back(source)
             case "roll back":
                 transaction.set_rollback_only()
+
+
+def main() -> None:
+    url, mode, what, dialect, where = sys.argv[1:]
+    application = tidelock.Application([url], application_id="shop", host="h1", discover=False)
+    tidelock.configure(application)
+    source = source_of(mode, connecting(dialect, json.loads(where)), application)
+    sell(mode, source, what)
     application.close()
 
 

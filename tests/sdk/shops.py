@@ -7,15 +7,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any
 
 from tests.databases.connections import DIALECT_OF, Database
 from tests.meta.documents import ROOT
-from tidelock.crash_points import VARIABLE
+from tidelock.application import Application
+from tidelock.crash_points import VARIABLE, watched
 from tidelock.fence.fence_table import fence_ddl
 from tidelock.testing import Coordinator
+from tidelock.transaction.context import current_xid
 
 
 class Reached(Database):
@@ -28,6 +31,29 @@ class Reached(Database):
 
     def where(self) -> dict[str, Any]:
         return self._where
+
+
+@contextmanager
+def overtaken(application: Application, database: Database) -> Iterator[None]:
+    """Have the transaction end, and its guards go, when its first step is registered."""
+
+    def guards() -> int:
+        with closing(database.connect()) as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT COUNT(*) FROM tidelock_fence")
+            return int(cursor.fetchone()[0])
+
+    def end(point: str) -> None:
+        xid = current_xid()
+        if point == "fence.after-register" and xid is not None:
+            application.client.run(lambda client: client.transactions.rollback(xid))
+            ends_at = time.monotonic() + 30
+            while guards():
+                assert time.monotonic() < ends_at, "its guards are not cleaned"
+                time.sleep(0.02)
+
+    with watched(end):
+        yield
 
 
 class Shops:

@@ -1,15 +1,17 @@
 """A shop in a process of its own, which may be killed on the way.
 
 `python -m tests.sdk.tcc_child URL DRIVER DATABASE-AS-JSON WHAT`, which is `commit`, `rollback`,
-`fail`, `commit-and-clean`, or `serve`: answer for what others left behind, until the input ends.
+`fail`, `commit-and-clean`, `too-late`, or `serve`: answer for what others left behind, until the
+input ends.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import tidelock
-from tests.sdk.shops import Reached
+from tests.sdk.shops import Reached, overtaken
 from tests.sdk.tcc_stock import Stock
 from tidelock.application import Application
 from tidelock.driving import drive
@@ -23,7 +25,10 @@ def main(url: str, driver: str, database: str, what: str) -> None:
             print("serving", flush=True)
             sys.stdin.read()
             return
-        with tidelock.transaction(application=application, end_wait_ms=20_000) as transaction:
+        with (
+            overtaken(application, stock.database) if what == "too-late" else nullcontext(),
+            tidelock.transaction(application=application, end_wait_ms=20_000) as transaction,
+        ):
             if what == "fail":
                 stock.before = _fail
             stock.take_now(3)

@@ -10,6 +10,7 @@ import pytest
 from tests.databases.connections import Database
 from tests.sdk.saga_stock import ROW, TABLE
 from tests.sdk.shops import Shops
+from tests.sdk.test_tcc_crashes import OF_THE_COORDINATORS_FENCE, WHEN_IT_CAME_TOO_LATE
 from tidelock.crash_points import POINTS
 from tidelock.testing import Coordinator
 
@@ -54,18 +55,23 @@ def shops(
     )
 
 
-QUICK = ("fence.after-step-commit", "fence.before-cancel-commit")
+QUICK = (
+    "fence.after-step-commit",
+    "fence.before-cancel-commit",
+    "fence.before-take-back-commit",
+)
 
 
 def cases(points: tuple[str, ...]) -> list[Any]:
-    """Each point on one database in turn: a point is code that all of them share."""
+    """Some points on one database in turn, and at night all on all."""
     return [
         pytest.param(
             point,
-            DRIVERS[number % len(DRIVERS)],
-            marks=() if point in QUICK else (pytest.mark.long,),
+            driver,
+            marks=() if point in QUICK and number % len(DRIVERS) == place else (pytest.mark.long,),
         )
         for number, point in enumerate(points)
+        for place, driver in enumerate(DRIVERS)
     ]
 
 
@@ -119,6 +125,16 @@ async def test_killed_while_it_compensates_what_was_not_done_nothing_is_left(
     assert shops.fence_rows() == 0
 
 
+@pytest.mark.parametrize(("point", "database"), cases(WHEN_IT_CAME_TOO_LATE), indirect=["database"])
+async def test_killed_while_it_takes_back_what_came_too_late_nothing_stays_done(
+    shops: Shops, point: str
+) -> None:
+    await shops.killed("too-late", point)
+    await shops.settled()
+    assert shops.numbers() == (10,)
+    assert shops.fence_rows() == 0
+
+
 def test_every_point_of_the_fence_that_a_step_comes_to_is_tried() -> None:
     tried = {
         *BEFORE_THE_DECISION,
@@ -126,19 +142,14 @@ def test_every_point_of_the_fence_that_a_step_comes_to_is_tried() -> None:
         *WHILE_IT_COMPENSATES,
         *WHILE_IT_CLEANS,
         *WHEN_NOTHING_WAS_DONE,
+        *WHEN_IT_CAME_TOO_LATE,
     }
     elsewhere = {
+        # test_coordinators_fence_crashes
+        *OF_THE_COORDINATORS_FENCE,
         # TCC's alone.
         "fence.before-confirm",
         "fence.before-confirm-commit",
         "fence.after-confirm-commit",
-        # A step that outlives its transaction and dies then: tests/sdk/test_saga.py.
-        "fence.before-take-back-commit",
-        "fence.after-take-back-commit",
-        # The coordinator's fence: done at least once.
-        "fence.before-fence-enter",
-        "fence.after-fence-enter",
-        "fence.before-fence-done",
-        "fence.after-fence-done",
     }
     assert tried | elsewhere == {point for point in POINTS if point.startswith("fence.")}

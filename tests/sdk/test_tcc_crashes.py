@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,13 @@ WHEN_NOTHING_WAS_TRIED = (
     "fence.before-suspend-commit",
     "fence.after-suspend-commit",
 )
+WHEN_IT_CAME_TOO_LATE = ("fence.before-take-back-commit", "fence.after-take-back-commit")
+OF_THE_COORDINATORS_FENCE = (
+    "fence.before-fence-enter",
+    "fence.after-fence-enter",
+    "fence.before-fence-done",
+    "fence.after-fence-done",
+)
 DRIVERS = ("pymysql", "psycopg", "sqlite3")
 
 
@@ -58,9 +66,17 @@ def shops(
     )
 
 
-def cases(points: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Each point on one database in turn: a point is code that all of them share."""
-    return [(point, DRIVERS[number % len(DRIVERS)]) for number, point in enumerate(points)]
+def cases(points: tuple[str, ...]) -> list[Any]:
+    """Each point on one database in turn, and at night on all."""
+    return [
+        pytest.param(
+            point,
+            driver,
+            marks=() if number % len(DRIVERS) == place else (pytest.mark.long,),
+        )
+        for number, point in enumerate(points)
+        for place, driver in enumerate(DRIVERS)
+    ]
 
 
 @pytest.mark.parametrize(("point", "database"), cases(BEFORE_THE_DECISION), indirect=["database"])
@@ -118,6 +134,16 @@ async def test_killed_while_it_cancels_what_was_not_tried_nothing_is_left(
     assert shops.fence_rows() == 0
 
 
+@pytest.mark.parametrize(("point", "database"), cases(WHEN_IT_CAME_TOO_LATE), indirect=["database"])
+async def test_killed_while_it_takes_back_what_came_too_late_nothing_stays_done(
+    shops: Shops, point: str
+) -> None:
+    await shops.killed("too-late", point)
+    await shops.settled()
+    assert shops.numbers() == (10, 0, 0)
+    assert shops.fence_rows() == 0
+
+
 def test_every_point_of_the_fence_in_a_database_is_tried() -> None:
     tried = {
         *BEFORE_THE_DECISION,
@@ -126,15 +152,8 @@ def test_every_point_of_the_fence_in_a_database_is_tried() -> None:
         *WHEN_IT_FAILED,
         *WHILE_IT_CLEANS,
         *WHEN_NOTHING_WAS_TRIED,
+        *WHEN_IT_CAME_TOO_LATE,
     }
-    elsewhere = {
-        # A Try that outlives its transaction and dies then: tests/sdk/test_tcc.py.
-        "fence.before-take-back-commit",
-        "fence.after-take-back-commit",
-        # The coordinator's fence: done at least once.
-        "fence.before-fence-enter",
-        "fence.after-fence-enter",
-        "fence.before-fence-done",
-        "fence.after-fence-done",
-    }
+    # Those of the coordinator's fence: test_coordinators_fence_crashes.
+    elsewhere = set(OF_THE_COORDINATORS_FENCE)
     assert tried | elsewhere == {point for point in POINTS if point.startswith("fence.")}

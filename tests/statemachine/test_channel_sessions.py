@@ -151,7 +151,7 @@ def test_there_is_a_greatest_number_of_sessions(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_session_outlives_its_connection_by_its_grace() -> None:
     log = Channels()
-    session = log.open()
+    session = log.open(modes=("LCN",))
     assert log.detach((session, 1)) == 1
     log.let_pass(GRACE_MS - 1)
     found = log.found(session)

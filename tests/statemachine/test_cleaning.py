@@ -30,7 +30,7 @@ from statemachine.transactions.cleaning_rows import (
 from statemachine.transactions.fates import fate_of
 from statemachine.transactions.rows import Calls, get_timeline
 from tests.statemachine.building import code, result
-from tests.statemachine.channels import Channels
+from tests.statemachine.channels import GRACE_MS, Channels
 from tests.statemachine.transacting import URL, step
 
 
@@ -248,6 +248,37 @@ def test_a_sweep_counts_for_what_had_ended_before_it(monkeypatch: pytest.MonkeyP
     assert swept(log, last_ms) == 2
     assert swept(log, last_ms) == 0
     assert log.rows(b"Xjs") == log.rows(b"Xjk") == []
+
+
+def test_guards_of_a_process_that_was_lost_are_looked_through_and_of_one_that_left_are_not() -> (
+    None
+):
+    log = Channels()
+    resources = ("db", "sqlite:f")
+    lost = log.open(resources=resources, modes_of=(("AT", "XA"), ("SAGA", "LCN")))
+    left = log.open(resources=("other",))
+    log.leave(left)
+    log.detach((lost, 1))
+    log.let_pass(GRACE_MS)
+    assert left_out(log) == [("db", "", "AT", 0), ("sqlite:f", "h", "SAGA", 0)]
+    assert swept(log, log.elapsed_ms, mode="AT") == 0
+    assert swept(log, log.elapsed_ms, host="h", mode="SAGA") == 0
+    assert left_out(log) == []
+    assert load_state(log.store).cleaning_place_count == 0
+
+
+def test_a_lost_process_forgets_no_count_and_takes_at_most_half_of_the_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cleaning, "GREATEST_NOTED", 0)
+    monkeypatch.setattr(cleaning, "GREATEST_PLACES", 4)
+    log = Channels()
+    ended(log, 2)
+    lost = log.open(resources=("db", "second", "third"), modes=("TCC",))
+    log.detach((lost, 1))
+    log.let_pass(GRACE_MS)
+    assert left_out(log) == [("db", "", "TCC", 2), ("second", "", "TCC", 0)]
+    assert load_state(log.store).cleaning_place_count == 2
 
 
 def test_beyond_so_many_places_branches_on_others_are_refused(

@@ -186,14 +186,23 @@ def reached(name: str) -> None:
 def watched(at: Callable[[str], None]) -> Iterator[None]:
     """Have `at` called with the name of every point that this process reaches, in its threads.
 
-    What it raises is raised there. One watcher at a time.
+    What it raises is raised there. One watcher at a time; a process in which a point is armed is
+    killed there all the same, after `at` was called.
     """
     global _at  # noqa: PLW0603 (a process dies once)
-    before, _at = _at, at
+    before, _at = _at, at if _at is None else _both(at, _at)
     try:
         yield
     finally:
         _at = before
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def each(name: str) -> None:
+        first(name)
+        second(name)
+
+    return each
 
 
 def die() -> None:

@@ -76,6 +76,6 @@ def _guards(reader: Reader) -> list[str]:
         for resource_id in resources_to_clean(reader, "", _AT_MOST)
         for each in due_cleanings(reader, resource_id, keys.GREATEST_NUMBER, _AT_MOST)
     ] + [
-        f"{each.left_out.count} branches of {each.mode} on {each.resource_id} were not swept"
+        f"{each.mode} on {each.resource_id} was not swept ({each.left_out.count} branches known)"
         for _, each in sweeps(reader, b"", _AT_MOST)
     ]

@@ -80,6 +80,8 @@ PHASE_TWO = [
     )
 ]  # fmt: skip
 COMMITTED = ["at.before-delete", "at.after-delete"]
+PLACEHOLDER = ["at.before-placeholder", "at.after-placeholder"]
+TOO_LATE = ["at.before-take-back", "at.after-take-back"]
 
 BEFORE = [(1, 10, "one"), (2, 20, "two"), (3, 30, "three")]
 AFTER = [(1, 11, "one"), (3, 31, "three"), (4, 40, "four")]

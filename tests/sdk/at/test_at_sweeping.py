@@ -310,5 +310,5 @@ def left_behind(shop: Shop, coordinator: Coordinator) -> AtResource:
     return resource_of(shop)
 
 
-class DiedError(Exception):
-    """Stands for the end of a process."""
+class DiedError(BaseException):
+    """Stands for the end of a process: nothing that follows is tried."""

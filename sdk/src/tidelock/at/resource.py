@@ -18,7 +18,9 @@ from tidelock.at.undo_log import UndoLog
 from tidelock.calls import Calls
 from tidelock.crash_points import reached
 from tidelock.driving import drive
+from tidelock.errors import TidelockError
 from tidelock.rm.resource import BranchCall, BranchStatus, Mode, PhaseTwoResult, PhaseTwoStatus
+from tidelock.rm.taking_back import take_back_later
 from tidelock.sql.catalog import Catalog
 from tidelock.sql.databases import Database
 from tidelock.sql.drivers import session_of
@@ -108,12 +110,17 @@ class AtResource:
         return await self._database.run(lambda session: self._rollback.roll_back(session, call))
 
     async def take_back(self, xid: str, branch_id: int) -> None:
-        """Undo a branch that came when its transaction was over."""
+        """Undo a branch that came when its transaction was over; if need be, later.
+
+        Raises: what the driver raises: it is undone in the background then.
+        """
         call = self.own_call(xid, branch_id)
 
         async def undo(session: Session) -> None:
             reached("at.before-take-back")
             result = await self._rollback.roll_back(session, call)
+            if result.status is PhaseTwoStatus.ROLLBACK_FAILED_RETRYABLE:
+                raise TidelockError(result.detail)
             if result.status is not PhaseTwoStatus.ROLLED_BACK:
                 _log.error(
                     "branch %d of %s was committed when its transaction had been rolled back, and "
@@ -126,7 +133,13 @@ class AtResource:
             await session.commit()
             reached("at.after-take-back")
 
-        await self._database.run(undo)
+        try:
+            await self._database.run(undo)
+        except Exception:
+            take_back_later(
+                self._application, lambda: self._database.run(undo), f"branch {branch_id} of {xid}"
+            )
+            raise
 
     async def status(self, call: BranchCall) -> BranchStatus:
         """Tell from the undo row what became of the branch."""

@@ -23,6 +23,7 @@ from tidelock.fence.fence import (
 from tidelock.fence.fence_table import FenceRow, FenceStatus, FenceTable
 from tidelock.fence.source import FencedDataSource, begin, check_open
 from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
+from tidelock.rm.taking_back import take_back_later
 from tidelock.sql.session import Session
 from tidelock.sql.sweeping import PAGE, Branch, Guard, clean, sweep
 from tidelock.transaction.shielding import Protect
@@ -127,7 +128,13 @@ class DatabaseFence:
             await session.commit()
             reached("fence.after-take-back-commit")
 
-        await protect(self._source.database.run_here(run))
+        try:
+            await protect(self._source.database.run_here(run))
+        except Exception:
+            take_back_later(
+                self._application, lambda: self._source.database.run(run), f"{context!r}"
+            )
+            raise
 
     # --- phase two
 

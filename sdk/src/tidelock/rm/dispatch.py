@@ -321,7 +321,9 @@ async def _asked(resource: Resource, question: Question) -> Answer:
             await resource.sweep()
             returned = Cleaning.CLEANED
         case CallKind.SWEEP:
-            raise NotImplementedError(f"{type(resource).__name__} has no sweep")
+            # What it does not have is not found, which is another thing than a failure.
+            why = f"{type(resource).__name__} has no sweep"
+            return Answer(status=NOT_NOW[question.kind], detail=why, not_found=True)
         case CallKind.CLEAN:
             await resource.clean(question.calls)
             returned = Cleaning.CLEANED
