@@ -27,13 +27,15 @@ pytestmark = [pytest.mark.databases, pytest.mark.timeout(180)]
 DIALECTS = ["mysql", "postgresql", "sqlite"]
 
 PROGRAM = """
+import contextlib
 import json
 import sys
+import time
 
 import tidelock
-from tests.databases.connections import Database
+from tidelock.crash_points import watched
 
-url, dialect, where, decision = sys.argv[1:]
+url, dialect, where, what = sys.argv[1:]
 options = json.loads(where)
 
 
@@ -48,8 +50,30 @@ def connect():
     return sqlite3.connect(options["name"])
 
 
+def overtake(point):
+    xid = tidelock.current_xid()
+    if what == "too late" and point == "at.after-register":
+        application.client.run(lambda client: client.transactions.rollback(xid))
+        while guards():
+            time.sleep(0.02)
+
+
+def guards():
+    connection = connect()
+    cursor = connection.cursor()
+    cursor.execute("SELECT * FROM undo_log")
+    found = cursor.fetchall()
+    connection.close()
+    return found
+
+
 application = tidelock.Application([url], application_id="testing")
 source = tidelock.AtDataSource(connect, application=application)
+if what == "serve":
+    source.connect().close()
+    time.sleep(60)
+watching = watched(overtake) if what == "too late" else contextlib.nullcontext()
+watching.__enter__()
 try:
     with tidelock.transaction(application=application, timeout_ms=60_000):
         for statement in ("UPDATE t SET v = v + 1", "INSERT INTO t VALUES (4, 40, 'four')",
@@ -58,8 +82,8 @@ try:
             connection.cursor().execute(statement)
             connection.commit()
             connection.close()
-        if decision == "rollback":
-            raise KeyError(decision)
+        if what == "rollback":
+            raise KeyError(what)
 except KeyError:
     pass
 application.close()
@@ -159,6 +183,47 @@ def test_a_process_that_dies_while_it_undoes_has_undone_all_in_the_end(
 
 @pytest.mark.long
 @pytest.mark.parametrize("database", DIALECTS, indirect=True)
+@pytest.mark.parametrize("point", PLACEHOLDER)
+def test_a_process_that_dies_while_it_puts_a_placeholder_is_followed_by_another(
+    shop: Shop, tidelock_coordinator: Coordinator, point: str
+) -> None:
+    died = run_and_die(shop.database, tidelock_coordinator, "at.after-register", "commit")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    tidelock_coordinator.advance(70_000)
+    died = run_and_die(shop.database, tidelock_coordinator, point, "serve")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    another_process(shop)
+    assert settled(shop, tidelock_coordinator) == BEFORE
+
+
+# SQLite lets nobody in while a local transaction writes, so there no rollback overtakes it.
+@pytest.mark.parametrize(
+    ("point", "database"),
+    [
+        pytest.param(
+            point,
+            dialect,
+            marks=()
+            if (point, dialect) == ("at.before-take-back", "postgresql")
+            else (pytest.mark.long,),
+        )
+        for point in TOO_LATE
+        for dialect in ("mysql", "postgresql")
+    ],
+    indirect=["database"],
+)
+def test_what_a_process_did_too_late_is_undone_when_it_dies(
+    shop: Shop, tidelock_coordinator: Coordinator, point: str
+) -> None:
+    died = run_and_die(shop.database, tidelock_coordinator, point, "too late")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    another_process(shop)
+    tidelock_coordinator.advance(70_000)
+    assert settled(shop, tidelock_coordinator) == BEFORE
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("database", DIALECTS, indirect=True)
 @pytest.mark.parametrize("point", COMMITTED)
 def test_a_process_that_dies_after_the_commit_has_done_all(
     shop: Shop, tidelock_coordinator: Coordinator, point: str
@@ -170,11 +235,5 @@ def test_a_process_that_dies_after_the_commit_has_done_all(
 
 
 def test_every_point_of_at_is_died_at() -> None:
-    tried = {*PHASE_ONE, *PHASE_TWO, *COMMITTED}
-    # Those of a branch that comes after its rollback are in test_at_conflicts, those of one that
-    # comes later still in test_at_sweeping.
-    elsewhere = {
-        *("at.before-placeholder", "at.after-placeholder"),
-        *("at.before-take-back", "at.after-take-back"),
-    }
-    assert {name for name in POINTS if name.startswith("at.")} == tried | elsewhere
+    tried = {*PHASE_ONE, *PHASE_TWO, *COMMITTED, *PLACEHOLDER, *TOO_LATE}
+    assert {name for name in POINTS if name.startswith("at.")} == tried
