@@ -20,7 +20,6 @@ from tidelock.crash_points import reached
 from tidelock.driving import drive
 from tidelock.errors import TidelockError
 from tidelock.rm.resource import BranchCall, BranchStatus, Mode, PhaseTwoResult, PhaseTwoStatus
-from tidelock.rm.taking_back import take_back_later
 from tidelock.sql.catalog import Catalog
 from tidelock.sql.databases import Database
 from tidelock.sql.drivers import session_of
@@ -28,6 +27,7 @@ from tidelock.sql.identity import identify
 from tidelock.sql.reading import load_parser
 from tidelock.sql.session import Session
 from tidelock.sql.sweeping import PAGE, Branch, Guard, clean, sweep
+from tidelock.sql.taking_back import take_back_later
 
 T = TypeVar("T")
 

@@ -23,9 +23,9 @@ from tidelock.fence.fence import (
 from tidelock.fence.fence_table import FenceRow, FenceStatus, FenceTable
 from tidelock.fence.source import FencedDataSource, begin, check_open
 from tidelock.rm.resource import BranchCall, BranchStatus, PhaseTwoResult
-from tidelock.rm.taking_back import take_back_later
 from tidelock.sql.session import Session
 from tidelock.sql.sweeping import PAGE, Branch, Guard, clean, sweep
+from tidelock.sql.taking_back import take_back_later
 from tidelock.transaction.shielding import Protect
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from tidelock.errors import ClientClosedError
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 
-_log: Final = logging.getLogger("tidelock.rm")
+_log: Final = logging.getLogger("tidelock.sql")
 
 
 def take_back_later(
