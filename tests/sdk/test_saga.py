@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
@@ -540,6 +541,8 @@ def test_arguments_are_what_a_compensation_can_be_given(application: Application
         with tidelock.transaction(application=application):
             with pytest.raises(ValueError, match="cannot be kept for the compensation"):
                 step(object())
+            with pytest.raises(ValueError, match="JSON has no nan"):
+                step({"prices": [1.5, math.nan]})
             with pytest.raises(ValueError, match="more than 16384"):
                 step("x" * 20_000)
             with pytest.raises(ValueError, match="has replaced what"):

@@ -165,3 +165,10 @@ def test_a_hook_may_ask_for_a_rollback_instead_of_the_commit() -> None:
     with tidelock.transaction(hooks=[Cautious()]) as transaction:
         pass
     assert (transaction.status, transaction.reason) == ("ROLLED_BACK", "not today")
+
+
+def test_what_are_no_hooks_is_refused_where_it_is_given() -> None:
+    with pytest.raises(TypeError, match="objects of a subclass of TransactionHooks"):
+        tidelock.transaction(hooks=[object()])  # type: ignore[list-item]  # what is refused
+    with pytest.raises(TypeError, match="an object of a subclass of UnitHooks"):
+        tidelock.lcn_transaction(hooks=tidelock.UnitHooks)(lambda: None)  # type: ignore[call-overload]  # what is refused

@@ -8,6 +8,7 @@ what JSON has.
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -109,6 +110,8 @@ class Arguments:
         for name, value in bound.arguments.items():
             try:
                 text = msgspec.json.encode(value)
+                if b"null" in text:
+                    _check_finite(value)
                 self._decoders[name].decode(text)
             except (TypeError, ValueError, RecursionError) as error:
                 raise ValueError(
@@ -148,3 +151,14 @@ class Arguments:
 
 
 _POSITIONAL_ONLY: Final = inspect.Parameter.POSITIONAL_ONLY
+
+
+def _check_finite(value: object) -> None:
+    """Raise ValueError if there is a float in it that JSON does not have, and makes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"JSON has no {value}")
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            _check_finite(each)

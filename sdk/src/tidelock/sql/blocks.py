@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -58,6 +59,7 @@ class ConnectionBlock(abc.ABC):
         self._plain: Any = None
         """The connection, outside of transactions."""
         self._has_begun = False
+        self._pid = os.getpid()
         self._is_given_up = False
 
     def __enter__(self) -> Any:
@@ -131,6 +133,9 @@ class ConnectionBlock(abc.ABC):
         return self._lent() if self._plain is None else self._plain
 
     async def _leave(self, calls: Calls, error: BaseException | None) -> None:
+        if os.getpid() != self._pid:
+            # A child that was forked within the block: the connection is its parent's.
+            return
         if self._plain is None:
             await self._end(calls, error)
             return

@@ -125,7 +125,13 @@ def transaction(
         TransactionOutcomeUnknownError: nobody said what became of the commit.
 
     A cancelled task, `KeyboardInterrupt` and `SystemExit` roll back, which is waited for up to 5 s.
+    In a child that is forked within the block its end does nothing.
     """
+    for each in hooks:
+        if not isinstance(each, TransactionHooks):
+            raise TypeError(
+                f"hooks must be objects of a subclass of TransactionHooks, not {each!r}"
+            )
     return TransactionBlock(
         Options(
             name=_checked_name(name),

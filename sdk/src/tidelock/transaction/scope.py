@@ -6,6 +6,7 @@ Written once, as coroutines over `Calls`: `with` drives them, `async with` await
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -66,6 +67,7 @@ class Scope:
         self._protect = protect
         self._transaction = Transaction(name=options.name)
         self._rebinding: Rebinding | None = None
+        self._pid = os.getpid()
 
     async def enter(self) -> Transaction:
         """Begin, join, or see that there is none.
@@ -89,6 +91,10 @@ class Scope:
         It returns when `error`, if any, is to be raised as it is.
         """
         transaction = self._transaction
+        if os.getpid() != self._pid:
+            # A child that was forked within the block: its parent is still in it.
+            self._unbind()
+            return
         if transaction.role is Role.LAUNCHER:
             await self._end(error)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Token
@@ -62,6 +63,7 @@ class UnitBlock:
         self._group = options.group()
         self._unit: Unit | None = None
         self._token: Token[Unit | None] | None = None
+        self._pid = os.getpid()
 
     def __enter__(self) -> Unit:
         self._group.__enter__()
@@ -78,6 +80,10 @@ class UnitBlock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if os.getpid() != self._pid:
+            self._leave_to_the_parent()
+            self._group.__exit__(kind, error, trace)
+            return
         calls = self._application.blocking
         try:
             try:
@@ -104,6 +110,10 @@ class UnitBlock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if os.getpid() != self._pid:
+            self._leave_to_the_parent()
+            await self._group.__aexit__(kind, error, trace)
+            return
         calls = self._application.awaiting
         try:
             try:
@@ -150,11 +160,19 @@ class UnitBlock:
                 await self._quietly("on_business_error", raised or error)
             await protect(unit.end(calls, failed=failed))
         finally:
-            token, self._token = self._token, None
-            if token is not None:
-                unbind(token)
+            self._unbind()
         if raised is not None:
             raise raised
+
+    def _leave_to_the_parent(self) -> None:
+        """In a child that was forked within the call, which the parent is still in."""
+        self._begun.parts.clear()
+        self._unbind()
+
+    def _unbind(self) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            unbind(token)
 
     async def _quietly(self, method: str, *arguments: object) -> None:
         try:
@@ -195,6 +213,8 @@ def _decorated(
         )
 
     group()  # refuses bad options where they are written
+    if hooks is not None and not isinstance(hooks, UnitHooks):
+        raise TypeError(f"hooks must be an object of a subclass of UnitHooks, not {hooks!r}")
     options = _Options(
         kind=kind,
         unit_id=_checked(unit_id or called.encode()[-GREATEST_ID_BYTES:].decode(errors="ignore")),
@@ -214,6 +234,13 @@ def _checked(unit_id: str) -> str:
             "characters"
         )
     return unit_id
+
+
+def _kind(of: UnitType | str) -> UnitType:
+    try:
+        return UnitType(of)
+    except ValueError:
+        raise ValueError(f"type must be one of {', '.join(UnitType)}, not {of!r}") from None
 
 
 class UnitOptions(TypedDict, total=False):
@@ -303,7 +330,7 @@ def tx_transaction(
     Raises, where it decorates:
         TypeError, ValueError: there is no such type, or an option is none.
     """
-    kind = UnitType(type)
+    kind = _kind(type)
     if kind is not UnitType.TCC:
         return lambda function: cast("Callable[..., R]", _decorator(kind, function, options))
     own = {name: options.pop(name) for name in _OF_TCC if name in options}
