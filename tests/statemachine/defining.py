@@ -29,6 +29,11 @@ def task(name: str, following: str = "", **more: object) -> dict[str, object]:
     return state
 
 
+def calling(name: str, **more: object) -> dict[str, object]:
+    """Return a state that calls another machine."""
+    return {"Type": "SubStateMachine", "StateMachineName": name, **more}
+
+
 def undoing(name: str, **more: object) -> dict[str, object]:
     return {"Type": "ServiceTask", "ServiceUrl": f"{URL}{name}/undo", **more}
 
