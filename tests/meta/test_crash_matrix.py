@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.crash_matrix import cells_of, missing, table
+from fnmatch import fnmatch
+
+from tests.crash_matrix import ABSENT, cells_of, missing, reason_of, table
 from tidelock.crash_points import POINTS
 
 
@@ -18,4 +20,19 @@ def test_the_table_counts_points_of_each_mode() -> None:
     cells = [("inbox.after-row", "mysql", "process"), ("inbox.after-row", "mysql", "leader")]
     (row,) = [line for line in table(cells) if line.startswith("| inbox ")]
     assert row == "| inbox | 1 | 0 | 0 | 0 | 0 | 0 | 1 | 0 | 0 | 1 of 4 |"
-    assert missing(cells) == [name for name in POINTS if name != "inbox.after-row"]
+
+
+def test_what_no_test_tries_is_missing_unless_it_cannot_be() -> None:
+    left = missing([("inbox.after-row", "mysql", "process")])
+    assert ("inbox.after-row", "mysql", "process") not in left
+    assert ("inbox.after-row", "mysql", "connection") in left
+    assert {point for point, _, _ in left} == POINTS.keys()
+    assert ("rm.after-call", "", "leader") in left
+    for cell in (("inbox.after-row", "mysql", "leader"), ("xa.after-start", "sqlite", "process")):
+        assert cell not in left
+        assert reason_of(cell)
+
+
+def test_every_reason_is_about_points_that_there_are() -> None:
+    for absence in ABSENT:
+        assert any(fnmatch(point, absence.point) for point in POINTS), absence
