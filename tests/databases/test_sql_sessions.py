@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
@@ -173,3 +174,40 @@ def test_a_connection_that_is_kept_after_a_query_holds_up_nobody(
     assert drive(source.run_here(look)) == []
     database.sql(at_once, "DROP TABLE t")
     source.close()
+
+
+ON_SERVERS_AWAITED = pytest.mark.parametrize(
+    ("database", "driver"), [(name, name) for name in ("asyncmy", "asyncpg")], indirect=["database"]
+)
+
+
+@ON_SERVERS_AWAITED
+async def test_an_awaited_connection_is_kept_for_what_comes_next_on_its_loop(
+    database: Database, driver: str
+) -> None:
+    database.sql(TABLE)
+    source = databases.Database(lambda: database.open(driver), blocking=False)
+
+    async def which(session: Session) -> object:
+        return session.connection
+
+    async def fail(session: Session) -> None:
+        raise ZeroDivisionError
+
+    def in_another_loop() -> object:
+        return asyncio.run(source.run(which))
+
+    first = await source.run(which)
+    assert await source.run(which) is first
+    assert await asyncio.to_thread(in_another_loop) is not first
+    with pytest.raises(ZeroDivisionError):
+        await source.run(fail)
+    second = await source.run(which)
+    assert second is not first
+    closing = asyncio.all_tasks() - {asyncio.current_task()}
+    source.close()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*closing, return_exceptions=True)
+    assert await source.run(which) is not second
+    source.close()
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)

@@ -16,8 +16,9 @@ from tests.sdk.at_sources import Shop
 from tidelock.application import Application
 from tidelock.at.errors import RowsLockedError
 from tidelock.at.resource import AtDataSource
-from tidelock.at.undo_log import undo_log_ddl
+from tidelock.at.undo_log import UndoLog, undo_log_ddl
 from tidelock.sql.dialects import DIALECTS
+from tidelock.sql.drivers import session_of
 
 pytestmark = [pytest.mark.databases, pytest.mark.timeout(120)]
 
@@ -110,6 +111,26 @@ async def test_a_local_transaction_that_changes_a_row_is_so_many_statements(
     # The columns that the table has now, which asyncpg learns without executing anything.
     describing = {"asyncpg": begin, "sqlite3": ["SELECT", *begin]}.get(driver, [*begin, "SELECT"])
     assert words(deleting) == [*describing, "SELECT", "DELETE", "INSERT", "COMMIT"]
+
+
+@BY_DRIVER
+async def test_however_many_branches_were_committed_their_rows_go_with_so_many_statements(
+    database: Database, driver: str
+) -> None:
+    dialect = DIALECTS[database.dialect]
+    database.sql(undo_log_ddl(dialect.name))
+    log_statements(database)
+    undo_log = UndoLog(dialect)
+    async with opened(database, driver) as raw:
+        session = session_of(raw)
+        for branches in ([("x", 1)], [("x", number) for number in range(20)]):
+            with statements_of(database, raw) as said:
+                await session.begin()
+                await undo_log.delete(session, branches)
+                await session.commit()
+            # All but PostgreSQL look first whether there is more than one row of a branch.
+            looks = [] if database.dialect == "postgresql" else ["SELECT"]
+            assert words(said) == ["BEGIN", *looks, "DELETE", "COMMIT"]
 
 
 # Where a name leads to may change between transactions

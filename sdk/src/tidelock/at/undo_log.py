@@ -18,7 +18,7 @@ import msgspec
 from tidelock.at.undo_records import Change, UndoRecordError, decode, encode
 from tidelock.sql.dialects import Dialect, DialectName
 from tidelock.sql.own_tables import UNDO_LOG
-from tidelock.sql.session import MARK, Session
+from tidelock.sql.session import MARK, Result, Session
 from tidelock.sql.sweeping import Guard
 
 DEFAULT_TABLES: Final[dict[DialectName, str]] = {
@@ -321,14 +321,17 @@ class UndoLog:
         """Forget branches, whatever is kept of them; or only what guards against late calls."""
         status = f" AND log_status = {Status.FINISHED.value}" if only_finished else ""
         for part in self._parts(branches):
-            if not only_finished:
+            at_once = self._dialect.name == "postgresql" and not only_finished
+            if not (only_finished or at_once):
                 await self._forget_parts(session, part)
-            await UNDO_LOG.execute(
+            returning = " RETURNING xid, branch_id, context" if at_once else ""
+            gone = await UNDO_LOG.execute(
                 session,
                 self.name,
-                f"DELETE FROM {self.name} WHERE {self._among(part)}{status}",
+                f"DELETE FROM {self.name} WHERE {self._among(part)}{status}{returning}",
                 self._values(part),
             )
+            await self._forget_parts_of(session, gone)
 
     def _parts(self, branches: Sequence[tuple[str, int]]) -> Iterator[Sequence[tuple[str, int]]]:
         size = self._dialect.greatest_values // 2
@@ -336,9 +339,15 @@ class UndoLog:
             yield branches[at : at + size]
 
     def _among(self, branches: Sequence[tuple[str, int]]) -> str:
+        if self._dialect.name == "postgresql":
+            # The same text for any number of them, which is read and planned once.
+            lists = f"unnest({MARK}::text[], {MARK}::text[]::bigint[])"
+            return f"(xid, branch_id) IN (SELECT x, b FROM {lists} AS listed (x, b))"
         return "(" + " OR ".join([f"({self._where})"] * len(branches)) + ")"
 
     def _values(self, branches: Sequence[tuple[str, int]]) -> list[Any]:
+        if self._dialect.name == "postgresql":
+            return [[xid for xid, _ in branches], [str(branch) for _, branch in branches]]
         return [each for xid, branch in branches for each in (xid, self._number(branch))]
 
     async def _forget_parts(self, session: Session, branches: Sequence[tuple[str, int]]) -> None:
@@ -348,6 +357,9 @@ class UndoLog:
             f"SELECT xid, branch_id, context FROM {self.name} WHERE {self._among(branches)}",
             self._values(branches),
         )
+        await self._forget_parts_of(session, found)
+
+    async def _forget_parts_of(self, session: Session, found: Result) -> None:
         for xid, branch_id, context in found.rows:
             for number in range(1, _context_of(context).parts):
                 await UNDO_LOG.execute(
