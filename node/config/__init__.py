@@ -13,7 +13,6 @@ from node.config.sections import (
     ClusterConfig,
     ClusterNode,
     Config,
-    DeliveryConfig,
     EventsConfig,
     HealthConfig,
     HttpConfig,
@@ -24,10 +23,9 @@ from node.config.sections import (
     RaftConfig,
     SecurityConfig,
     StorageConfig,
-    SyncConfig,
-    TransactionsConfig,
     WatchConfig,
 )
+from node.config.transaction_sections import DeliveryConfig, SyncConfig, TransactionsConfig
 
 __all__ = [
     "Address",

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from node.config.address import Address
-from node.config.sections import GREATEST_CLUSTER, MAP_GRANULARITY_BYTES, Config
+from node.config.declaring import GREATEST_CLUSTER, MAP_GRANULARITY_BYTES
+from node.config.sections import Config
 from node.config.values import did_you_mean
 from node.delivery.destinations import Destinations
 

@@ -16,7 +16,7 @@ from api.cluster import OutcomeUnknownError
 from api.errors import Problem
 from node.cluster import EngineCluster
 from node.config import Config
-from node.config.sections import DatabaseKind, PrimarySourceConfig, ServicesConfig
+from node.config.transaction_sections import DatabaseKind, PrimarySourceConfig, ServicesConfig
 from node.consensus.engine import Engine
 from node.services.agenda import Agenda
 from node.services.worker_process import WorkerProcess
