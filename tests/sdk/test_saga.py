@@ -14,6 +14,7 @@ import pytest
 
 import tidelock
 from tests.databases.connections import DRIVERS, Database
+from tests.databases.nothing_left import assert_nothing_left
 from tests.sdk.saga_stock import OutOfStockError, Stock
 from tidelock.application import Application
 from tidelock.client import Client
@@ -47,11 +48,15 @@ def application(tidelock_coordinator: Coordinator) -> Iterator[Application]:
 
 @pytest.fixture
 def stock(
-    request: pytest.FixtureRequest, database: Database, application: Application
+    request: pytest.FixtureRequest,
+    database: Database,
+    application: Application,
+    tidelock_coordinator: Coordinator,
 ) -> Iterator[Stock]:
     driver: str = request.node.callspec.params["database"]
     stock = Stock(database, driver, application)
     yield stock
+    assert_nothing_left(tidelock_coordinator, database)
     stock.source.close()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 import tidelock
 from statemachine.transactions import cleaning
 from tests.databases.connections import DRIVERS, Database
+from tests.databases.nothing_left import assert_nothing_left
 from tests.sdk.tcc_stock import Stock
 from tidelock.application import Application
 from tidelock.client import Client
@@ -33,6 +34,16 @@ THROUGH_ALL = pytest.mark.parametrize("database", DRIVERS, indirect=True)
 ON_ALL = pytest.mark.parametrize("database", ["pymysql", "psycopg", "sqlite3"], indirect=True)
 
 
+LEAVE_GUARDS: Final = frozenset(
+    {
+        "test_a_cancel_without_a_try_does_nothing_and_cannot_be_confirmed",
+        "test_cancels_at_once_of_many_branches_do_not_hold_each_other_up",
+        "test_fences_that_nobody_was_told_to_forget_are_found_by_a_sweep",
+    }
+)
+"""They play the coordinator, or another cluster's application, of whose branches nobody tells."""
+
+
 class DiedError(BaseException):
     """Stands for the end of a process: nothing that follows is tried."""
 
@@ -49,11 +60,16 @@ def application(tidelock_coordinator: Coordinator) -> Iterator[Application]:
 
 @pytest.fixture
 def stock(
-    request: pytest.FixtureRequest, database: Database, application: Application
+    request: pytest.FixtureRequest,
+    database: Database,
+    application: Application,
+    tidelock_coordinator: Coordinator,
 ) -> Iterator[Stock]:
     driver: str = request.node.callspec.params["database"]
     stock = Stock(database, driver, application)
     yield stock
+    if request.node.originalname not in LEAVE_GUARDS:
+        assert_nothing_left(tidelock_coordinator, database)
     stock.source.close()
 
 
@@ -551,6 +567,11 @@ def test_what_cannot_work_is_refused_where_it_is_written(application: Applicatio
     tcc_transaction(confirm=now, cancel=now, name="a", application=application)(now)
     with pytest.raises(ValueError, match="two actions of one name"):
         tcc_transaction(confirm=now, cancel=now, name="a", application=application)(later)
+    elsewhere = tcc_transaction(
+        confirm=now, cancel=now, name="a", source=source, application=application
+    )
+    with pytest.raises(ValueError, match="with different sources"):
+        elsewhere(now)
     with pytest.raises(ValueError, match="is none of"):
         fence_ddl("oracle")  # type: ignore[arg-type]  # what is refused
     with pytest.raises(ValueError, match="no name of a table"):

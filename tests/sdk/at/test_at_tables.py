@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from tests.databases.connections import Database
@@ -120,6 +122,25 @@ def test_a_column_that_was_added_is_kept_with_a_deleted_row(bare_shop: Shop) -> 
     bare_shop.database.sql("ALTER TABLE t ADD COLUMN x INT")
     assert undone(bare_shop, "UPDATE t SET x = 3") == [(1, 1, 7, 3)]
     assert bare_shop.rows() == [(1, 1, 7, None)]
+
+
+@EVERYWHERE
+def test_a_column_that_was_dropped_is_missed_once_at_most(bare_shop: Shop) -> None:
+    database = bare_shop.database
+    database.sql(PARENT, "ALTER TABLE t ADD COLUMN w INT", "INSERT INTO t VALUES (1, 1, 1)")
+    undone(bare_shop, "DELETE FROM t")
+    database.sql("ALTER TABLE t DROP COLUMN w")
+    assert undone(bare_shop, "DELETE FROM t") == []
+    assert bare_shop.rows() == [(1, 1)]
+
+    database.sql("ALTER TABLE t ADD COLUMN w INT")
+    undone(bare_shop, "DELETE FROM t")
+    database.sql("ALTER TABLE t DROP COLUMN w")
+    with contextlib.suppress(Exception):
+        undone(bare_shop, "INSERT INTO t (id, v) VALUES (2, 2)")
+    assert bare_shop.rows() == [(1, 1)]
+    assert undone(bare_shop, "INSERT INTO t (id, v) VALUES (2, 2)") == [(1, 1), (2, 2)]
+    assert bare_shop.rows() == [(1, 1)]
 
 
 @EVERYWHERE

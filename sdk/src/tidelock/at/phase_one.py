@@ -28,7 +28,7 @@ from tidelock.at.local_work import Keys, Row, Work
 from tidelock.at.tracing import Doubt, MeansAnotherError, Tracer
 from tidelock.at.undo_log import UndoLog
 from tidelock.crash_points import reached
-from tidelock.errors import TransactionNotActiveError, TransactionNotFoundError
+from tidelock.errors import TidelockError, TransactionNotActiveError, TransactionNotFoundError
 from tidelock.sql.catalog import Catalog
 from tidelock.sql.errors import AutocommitError
 from tidelock.sql.interception import BatchCall, StatementCall, one_by_one
@@ -222,6 +222,8 @@ class PhaseOne:
                     change, image = await tracer.trace()
             except BaseException as error:
                 self._resolution.revoke(statement)
+                if self._may_be_of_change(error):
+                    self._rules.catalog.forget(meant.table)
                 await self._spoil(work, tracer, error)
                 raise
             self._resolution.grant(statement, meant)
@@ -231,6 +233,15 @@ class PhaseOne:
                 return
             work.changes.append(change)
             await self._note(work, image)
+
+    def _may_be_of_change(self, error: BaseException) -> bool:
+        """Say whether a statement or its images may have failed since the table is another one."""
+        if not isinstance(error, Exception) or isinstance(error, TidelockError):
+            return False
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        # The database has understood it when it objects to values.
+        is_about_values = any("Integrity" in kind for kind in kinds)
+        return not (is_about_values or self._session.dialect.is_transient(error))
 
     @property
     def _is_first(self) -> bool:
@@ -363,7 +374,7 @@ class PhaseOne:
             return
         name = self._session.dialect.qualified(table.schema, table.name)
         names = await self._session.describe(f"SELECT * FROM {name} WHERE 1 = 0")
-        if not set(names) <= {column.name for column in table.columns}:
+        if set(names) != {column.name for column in table.columns}:
             self._rules.catalog.forget(table)
         work.described.add(table.full_name)
 

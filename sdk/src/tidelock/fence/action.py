@@ -181,8 +181,14 @@ class Action:
         resource_id = self._given_id or f"{application.application_id}:{self._name}"
         found = application.resource(self.mode, resource_id)
         if isinstance(found, FencedResource):
-            if found.origin == self._origin:
+            if found.origin == self._origin and found.source is self._source:
                 return found
+            if found.origin == self._origin:
+                raise ValueError(
+                    f"{self._origin} is an action twice in this process by the name {self._name}, "
+                    "with different sources, and nobody could tell in which database a branch of "
+                    "it works: give each its own name"
+                )
             raise ValueError(
                 f"{found.origin} and {self._origin} are two actions of one name, {self._name}: "
                 "give each its own"
@@ -194,6 +200,7 @@ class Action:
             self._fence(application, application.awaiting),
             None if self._confirm is None else self._by_word(self._confirm),
             self._by_word(self._cancel),
+            self._source,
         )
         application.attach(made)
         return made

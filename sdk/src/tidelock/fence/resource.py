@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tidelock.fence.fence import COMMITTED, Fence, Work
+from tidelock.fence.source import FencedDataSource
 from tidelock.rm.resource import BranchCall, BranchStatus, Mode, PhaseTwoResult
 
 
@@ -20,12 +21,15 @@ class FencedResource:
         fence: Fence,
         confirm: Work | None,
         cancel: Work,
+        source: FencedDataSource | None = None,
     ) -> None:
         """Without a `confirm` nothing is left to do when the transaction commits."""
         self._mode: Final[Mode] = mode
         self._resource_id = resource_id
         self.origin: Final = origin
         """Where its step is written."""
+        self.source: Final = source
+        """The database in which it works, if it has one."""
         self._fence = fence
         self._confirm = confirm
         self._cancel = cancel
