@@ -43,6 +43,30 @@ def test_a_key_named_twice_is_found_at_any_place(inner: object, text: str) -> No
     assert caught.value.errors[0].path.startswith("list[1].")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"a":"b:c","a":1}',
+        rb'{"a" :1,"a":":"}',
+        rb'{"a" :1,"a":"x:"}',
+        b'{"a"\n:1,"b":"c:d","a"\t :2}',
+        rb'{"a" :1,"b":"\":","a":2}',
+        rb'{"\":":1,"b" :":","\":":2}',
+    ],
+)
+def test_neither_colons_in_texts_nor_space_before_colons_hide_a_repetition(body: bytes) -> None:
+    with pytest.raises(Problem) as caught:
+        decode(body, ANYTHING)
+    assert caught.value.code == "DUPLICATE_KEY"
+
+
+@pytest.mark.parametrize(
+    "body", [rb'{"a":"mysql://h/db","b" :"\":","c":{"a":":"}}', rb'{"\":":"x","b":"n1:8"}']
+)
+def test_colons_in_texts_are_no_keys(body: bytes) -> None:
+    assert decode(body, ANYTHING) == json.loads(body)
+
+
 def test_the_same_key_in_different_objects_is_no_repetition() -> None:
     body = b'[{"a":{"a":1}},{"a":[{"a":":"},{"a":2}]}]'
     assert decode(body, ANYTHING) == json.loads(body)
