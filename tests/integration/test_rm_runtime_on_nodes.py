@@ -133,6 +133,39 @@ async def test_the_channel_is_at_the_node_that_leads_and_follows_the_lead(
         assert database.asked.count("commit") >= 1
 
 
+async def test_calls_under_way_are_done_once_though_their_node_is_killed(nodes: Nodes) -> None:
+    async with applying(nodes) as application:
+        application.attach(Recording())
+        await application.session_id(application.awaiting)
+        begun: dict[str, str] = {}
+        going = True
+
+        async def work(worker: int) -> None:
+            while going:
+                name = f"killed-{worker}-{len(begun)}"
+                answer = await application.awaiting(
+                    lambda client, name=name: client.transactions.begin(name, timeout_ms=60_000)  # type: ignore[misc]  # it is bound
+                )
+                begun[name] = answer.xid
+
+        workers = [asyncio.create_task(work(worker)) for worker in range(8)]
+        await until(lambda: len(begun) > 20, "calls are under way")
+        held_by = application.health().node
+        assert held_by is not None
+        nodes.cluster.kill(held_by)
+        enough = len(begun) + 50
+        await until(lambda: len(begun) > enough, "calls go on")
+        going = False
+        await asyncio.gather(*workers)
+
+        async def names(client: Client) -> list[tuple[str, str]]:
+            listed = client.transactions.list(timeout_ms=60_000, page_size=500)
+            return [(each.name, each.xid) async for each in listed]
+
+        found = [each for each in await application.awaiting(names) if "killed-" in each[0]]
+        assert sorted(found) == sorted(begun.items())
+
+
 async def test_a_session_outlives_the_node_that_held_it(nodes: Nodes) -> None:
     async with applying(nodes) as application:
         application.attach(bound := SessionRecording())
