@@ -51,6 +51,11 @@ UNDECIDED: Final = [
 ]
 UNDONE: Final = {"ROLLED_BACK", "TIMEOUT_ROLLED_BACK"}
 DECIDED: Final = ["lcn.before-commit", "lcn.after-commit"]
+DECIDED_QUICK: Final = {
+    ("lcn.before-commit", "mysql"),
+    ("lcn.after-commit", "postgresql"),
+    ("lcn.before-commit", "sqlite"),
+}
 
 EVERYWHERE: Final = [
     pytest.param(
@@ -144,7 +149,15 @@ def test_what_was_undecided_is_undone_and_nothing_is_left(
 
 @pytest.mark.parametrize(
     ("point", "database"),
-    [*zip(DECIDED, ("mysql", "postgresql"), strict=True), ("lcn.before-commit", "sqlite")],
+    [
+        pytest.param(
+            point,
+            dialect,
+            marks=() if (point, dialect) in DECIDED_QUICK else pytest.mark.long,
+        )
+        for point in DECIDED
+        for dialect in DIALECTS
+    ],
     indirect=["database"],
 )
 @pytest.mark.usefixtures("heir")

@@ -308,10 +308,11 @@ def cases() -> list[Any]:
     return [
         pytest.param(
             point,
-            "sqlite3" if point in QUICK else KILLED_ON[number % len(KILLED_ON)],
-            marks=() if point in QUICK else (pytest.mark.long,),
+            driver,
+            marks=() if point in QUICK and driver == "sqlite3" else (pytest.mark.long,),
         )
-        for number, point in enumerate((*FORWARD, *BACKWARD))
+        for point in (*FORWARD, *BACKWARD)
+        for driver in KILLED_ON
     ]
 
 
