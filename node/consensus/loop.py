@@ -1,7 +1,7 @@
 """The loop body: read the frames that came, send and sync what is new, commit what is older.
 
 Most rounds follow upon a request, a frame or a sync, and do what that asks for. What is due by time
-or hardly ever is looked after by *whole* rounds, of which there are four in each heartbeat and one
+or hardly ever is looked after by *whole* rounds, of which there are two in each heartbeat and one
 after whatever is out of the ordinary.
 
 While a thread syncs the journal, Raft frames queue and the body does not run again, because the
@@ -115,15 +115,17 @@ class Loop:
         if self._would_count_itself():
             self._whole_was_due = whole
             return
-        if whole or self._would_tick(handled):
+        ticks = whole or self._would_tick(handled)
+        if ticks:
             self._tick(now)
         self._replication.after_tick()
         if whole:
             self._look_after_the_rest(now)
         if self._proposals.can_progress or self._raft.commit_index > self._raft.last_applied:
             self._pulse.kick_for_input()
-        self._transport.flush()
-        self._durability.sync()
+        if ticks:
+            self._transport.flush()
+            self._durability.sync()
 
     def _send_and_sync_new(self, now: float) -> None:
         """Send and sync what is new, before the time is taken to apply what is committed.
@@ -160,10 +162,11 @@ class Loop:
         if raft.term != term:
             self._election.campaign_started(now)
         self._applying.after_tick(now)
+        # What is applied and not committed to the disk takes memory, so this is asked each time.
+        self._compaction.after_checkpoint()
 
     def _look_after_the_rest(self, now: float) -> None:
         """What is in no hurry."""
         self._snapshots.feed(now)
         self._bootstrap.feed()
         self._admission.feed(now)
-        self._compaction.after_checkpoint()

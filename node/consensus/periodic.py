@@ -50,10 +50,10 @@ class Periodic:
         self._stopped = False
 
     def run(self) -> None:
-        """Do it now, and again four times in each heartbeat."""
+        """Do it now, and again twice in each heartbeat."""
         if self._stopped:
             return
-        interval_s = self._settings.heartbeat_s / 4
+        interval_s = self._settings.heartbeat_s / 2
         self._runtime.call_later(interval_s, self.run)
         now = self._runtime.monotonic()
         self._pace.timer_was_late(now - self._due_at)

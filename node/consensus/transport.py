@@ -105,11 +105,14 @@ class RaftTransport(Transport):
 
     def seal(self) -> None:
         """A sync begins: it covers what was parked until now, and nothing later."""
-        self._sealed += self._parked
-        self._parked = []
+        if self._parked:
+            self._sealed += self._parked
+            self._parked = []
 
     def release(self) -> None:
         """The sync ended: what it covers may leave."""
+        if not self._sealed:
+            return
         sealed, self._sealed = self._sealed, []
         for peer, frame in sealed:
             self._links.send(peer, frame)
@@ -142,6 +145,8 @@ class RaftTransport(Transport):
 
     def _merged(self, messages: list[Message]) -> list[Message]:
         """Join append_entries that continue each other, up to the batch size."""
+        if len(messages) == 1:
+            return messages
         merged: list[Message] = []
         size = 0
         for message in messages:
