@@ -127,6 +127,7 @@ class Desk:
                 if row.status not in ENDED:
                     self._kept.keep(transaction)
         self._open.clear()
+        self.locks.end_entry()
 
     def find(self, xid: str) -> Transaction | None:
         if xid in self._open:

@@ -11,7 +11,7 @@ so nobody starves. Who waits in a circle is found by `deadlocks`.
 Rows of the state, after `keys.ROW_LOCK` and its likes:
 
     row lock      lock            -> who holds it, and how many wait for it
-    owner         xid\0  branch  number -> locks that a branch took together
+    owner         xid\0  branch  number -> locks that a branch took together; without gaps from 0
     queue         lock  ticket    -> whether it is wanted exclusively, and the xid that wants it
     wait          ticket          -> what it waits for
     waiting xid   xid\0  ticket   -> nothing
@@ -54,6 +54,8 @@ _PLAIN: Final = b"\x00"
 _DIGESTED: Final = b"\x01"
 _TICKET_BYTES: Final = 12
 _NUMBER_BYTES: Final = 8
+_FIRST: Final = keys.pack_number(0)
+_SECOND: Final = keys.pack_number(1)
 _PLACE: Final = struct.Struct(">I")
 _GREATEST_PAGE: Final = 1_000
 
@@ -148,11 +150,21 @@ def resource_prefix(resource_id: str) -> bytes:
 class RowLocks:
     """The row locks of the state."""
 
-    __slots__ = ("_state", "_writes")
+    __slots__ = ("_named", "_names", "_rows", "_state", "_writes")
 
     def __init__(self, state: MachineState, writes: WriteBuffer) -> None:
         self._state = state
         self._writes = writes
+        self._named: Sequence[RowLock] = ()
+        """The last request whose rows were named, and their names: it is looked at a few times."""
+        self._names: list[bytes] = []
+        self._rows: dict[bytes, LockRow | None] = {}
+        """Rows that the present entry has looked at, as they are now."""
+
+    def end_entry(self) -> None:
+        """Let go of what was kept for the commands of one entry."""
+        self._rows.clear()
+        self._named, self._names = (), []
 
     # --- taking
 
@@ -163,15 +175,22 @@ class RowLocks:
 
         `ticket` is its place in the queues, when it stands there.
         """
-        for lock in locks:
-            found = self._conflict(xid, lock, ticket)
+        for name, lock in zip(self._named_as(locks), locks, strict=True):
+            found = self._conflict(xid, name, lock, ticket)
             if found is not None:
                 return found
         return None
 
-    def _conflict(self, xid: str, lock: RowLock, ticket: Position | None) -> Conflict | None:
+    def _named_as(self, locks: Sequence[RowLock]) -> list[bytes]:
+        """Return the names of wanted rows, in their order."""
+        if locks is not self._named:
+            self._named, self._names = locks, [lock_name(lock) for lock in locks]
+        return self._names
+
+    def _conflict(
+        self, xid: str, name: bytes, lock: RowLock, ticket: Position | None
+    ) -> Conflict | None:
         """`ticket` is the asker's own place in the queue: it counts only whoever stands before."""
-        name = lock_name(lock)
         row = self.row(name)
         if row is None:
             return None
@@ -201,8 +220,7 @@ class RowLocks:
         """
         taken: list[bytes] = []
         waited_for = False
-        for lock in locks:
-            name = lock_name(lock)
+        for name, lock in zip(self._named_as(locks), locks, strict=True):
             row = self.row(name)
             if row is None:
                 taken.append(name)
@@ -250,7 +268,7 @@ class RowLocks:
 
     def queue_is_full(self, locks: Sequence[RowLock]) -> bool:
         """Tell whether one of the rows has as many waiters as there may be."""
-        rows = [self.row(lock_name(lock)) for lock in locks]
+        rows = [self.row(name) for name in self._named_as(locks)]
         return any(row is not None and row.waiters >= GREATEST_QUEUE for row in rows)
 
     def withdraw(self, ticket: Position) -> Wait:
@@ -360,11 +378,15 @@ class RowLocks:
 
     def _disown(self, xid: str, branch_id: int, dropped: Container[bytes]) -> None:
         """Take names from the rows that say what a branch holds."""
-        for key, names in self._owned(xid, branch_id):
-            kept = [name for name in names if name not in dropped]
-            if not kept:
-                self._writes.delete(key)
-            elif len(kept) < len(names):
+        left = [
+            (key, names, [name for name in names if name not in dropped])
+            for key, names in self._owned(xid, branch_id)
+        ]
+        # An empty row before one that is not stays, so that there are no gaps.
+        while left and not left[-1][2]:
+            self._writes.delete(left.pop()[0])
+        for key, names, kept in left:
+            if len(kept) < len(names):
                 self._writes.put(key, _encode(kept))
 
     def _drop(self, name: bytes, xid: str, branch_id: int) -> None:
@@ -372,6 +394,7 @@ class RowLocks:
         assert row is not None, "what an owner's row names is held"
         self._state.row_lock_count -= 1
         if len(row.holds) == 1 and not row.waiters:
+            self._rows[name] = None
             self._writes.delete(keys.ROW_LOCK + name)
             return
         holds = tuple(h for h in row.holds if (h.xid, h.branch_id) != (xid, branch_id))
@@ -381,18 +404,30 @@ class RowLocks:
 
     def row(self, name: bytes) -> LockRow | None:
         """Return who holds a row, and how many wait for it."""
-        row = self._writes.get(keys.ROW_LOCK + name)
-        return None if row is None else _lock_rows.decode(row)
+        rows = self._rows
+        if name in rows:
+            return rows[name]
+        stored = self._writes.get(keys.ROW_LOCK + name)
+        row = rows[name] = None if stored is None else _lock_rows.decode(stored)
+        return row
 
     def _put(self, name: bytes, row: LockRow) -> None:
         if row.holds or row.waiters:
+            self._rows[name] = row
             self._writes.put(keys.ROW_LOCK + name, _encode(row))
         else:
+            self._rows[name] = None
             self._writes.delete(keys.ROW_LOCK + name)
 
     def _owned(self, xid: str, branch_id: int) -> list[tuple[bytes, list[bytes]]]:
         """Return key and names of each row that says what the branch holds."""
         prefix = _owner(xid, branch_id)
+        first = self._writes.get(prefix + _FIRST)
+        if first is None:
+            return []
+        # Most branches take rows once. A scan costs some times as much as two reads.
+        if self._writes.get(prefix + _SECOND) is None:
+            return [(prefix + _FIRST, _names.decode(first))]
         rows = self._writes.scan(prefix, prefix + b"\x80", limit=GREATEST_TAKINGS)
         return [(key, _names.decode(names)) for key, names in rows]
 
@@ -403,9 +438,9 @@ class RowLocks:
         statement, would write one row of all of them again and again.
         """
         prefix = _owner(xid, branch_id)
-        first = prefix + keys.pack_number(0)
-        if self._writes.get(first) is None:
-            return first
+        for unused in (prefix + _FIRST, prefix + _SECOND):
+            if self._writes.get(unused) is None:
+                return unused
         ((last, _),) = self._writes.scan(prefix, prefix + b"\x80", limit=1, reverse=True)
         return prefix + keys.pack_number(int.from_bytes(last[len(prefix) :]) + 1)
 

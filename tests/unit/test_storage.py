@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from node.storage import DATA_FILE, LmdbStorage, StorageFullError, erase_state
+from node.storage import DATA_FILE, LmdbStorage, StorageError, StorageFullError, erase_state
 from statemachine import keys
 from statemachine.memory_store import MemoryStore
 from statemachine.state import MachineState, UnsupportedStateError, encode_state
@@ -113,6 +113,8 @@ def test_too_many_uncommitted_rows_make_a_checkpoint_due(tmp_path: Path, clock: 
     write_entry(storage, 1, {b"%d" % i: b"" for i in range(4)})
     assert not storage.checkpoint()
     write_entry(storage, 2, {b"%d" % i: b"" for i in range(4)})
+    assert not storage.checkpoint(), "the same rows again are no more rows"
+    write_entry(storage, 3, {b"%d" % i: b"" for i in range(9)})
     assert storage.checkpoint()
     storage.close()
 
@@ -209,13 +211,15 @@ def test_the_map_grows_while_entries_are_written(
     storage.close()
 
 
-def test_a_full_map_stops_the_entry_and_keeps_what_was_committed(tmp_path: Path) -> None:
+def test_a_full_map_stops_the_commit_and_keeps_what_was_committed(tmp_path: Path) -> None:
     storage = LmdbStorage.open(tmp_path, map_size_bytes=1 << 20, max_map_size_bytes=1 << 20)
     write_entry(storage, 1, {b"a": b"kept"})
     storage.checkpoint(force=True)
-    storage.put(b"b", bytes(2 << 20))
+    write_entry(storage, 2, {b"b": bytes(2 << 20)})
     with pytest.raises(StorageFullError, match="add space"):
-        storage.end_entry()
+        storage.scan(b"a", b"z", limit=9)
+    with pytest.raises(StorageError):
+        storage.checkpoint(force=True)
     storage.close()
 
     roomier = LmdbStorage.open(tmp_path)
