@@ -4,10 +4,10 @@ One write transaction stays open across entries. Their writes gather in a dict a
 the commit, before a scan, or when there are many: so a row that several entries write is sealed and
 stored once, and one that comes and goes between two commits hardly touches the tree. They go in key
 order, because a sorted `putmulti` costs 0.6 us a row and single puts 1.0 us. `checkpoint` commits,
-with sync, at most every 50 ms; what is not yet committed here is still in the journal and is applied
-again after a crash. A commit therefore only ever happens between entries, and the state on disk is
-always the one after some whole entry. Rows written since the last commit stay in memory until the
-next, where most reads find theirs.
+with sync, at most every 50 ms; what is not yet committed here is still in the journal and is
+applied again after a crash. A commit therefore only ever happens between entries, and the state on
+disk is always the one after some whole entry. Rows written since the last commit stay in memory
+until the next, where most reads find theirs.
 
 All methods belong to the one thread that opened the storage, since an LMDB write transaction does.
 The exception is the copy made for a snapshot, which runs in threads of its own. Found with LMDB
@@ -52,7 +52,7 @@ _MIN_ROOM_BYTES: Final = 256 << 20
 """Free map kept ahead of the writer at each checkpoint; address space, not disk."""
 
 _GREATEST_GATHERED_ROWS: Final = 2_048
-"""More do not wait for the commit: handing them over takes about 4 ms, for which the loop stands."""
+"""More do not wait for the commit: the loop stands still while they are handed over, about 4 ms."""
 
 _LMDB_META_PAGES: Final = 2
 

@@ -29,8 +29,6 @@
     D e  decided  proposed                 -> id            decided proposals, in that order
     D c  key\\0                               committed data
     F  list  name\\0  entry place             a stored event, in one of the lists that it is in
-    X ?                                      global transactions, their row locks, RM channels, what
-                                             is told of them: see `statemachine.transactions`
     X ?                                      global transactions, their row locks, RM channels, saga
                                              definitions, what is told of them: see
                                              `statemachine.transactions`

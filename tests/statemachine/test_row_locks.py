@@ -64,6 +64,25 @@ def test_a_repeated_request_changes_nothing(table: Table) -> None:
     assert holder_of(table.writes, row(), "b") is None
 
 
+@pytest.mark.parametrize(
+    "given_back", [(1,), (2,), (3,), (1, 2), (2, 3), (2, 1), (3, 2), (1, 3), (3, 1)], ids=str
+)
+def test_what_is_given_back_in_any_order_hides_nothing_that_is_still_held(
+    table: Table, given_back: tuple[int, ...]
+) -> None:
+    for number in (1, 2, 3):
+        table.take("a", row(number))
+    for number in given_back:
+        assert table.locks.give_back("a", 1, [row(number)])
+        table.writes.flush()
+    table.take("a", row(4))
+    held = [number for number in (1, 2, 3, 4) if number not in given_back]
+    assert [lock_name(row(number)) for number in held] == list(table.locks.names_held("a"))
+    assert [lock_name(row(number)) for number in held] == table.locks.release("a", 1)
+    assert list(table.locks.names_held("a")) == []
+    assert table.take("b", row(1), row(2), row(3), row(4))
+
+
 def test_waiters_are_granted_in_the_order_in_which_they_came(table: Table) -> None:
     table.take("a", row())
     for xid in "bcd":

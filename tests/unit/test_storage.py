@@ -128,6 +128,27 @@ def test_too_many_uncommitted_bytes_make_a_checkpoint_due(tmp_path: Path, clock:
     storage.close()
 
 
+def test_what_one_entry_writes_and_a_later_one_deletes_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.storage._GREATEST_GATHERED_ROWS", 10)
+    storage = LmdbStorage.open(tmp_path)
+    for index in range(1, 9):
+        write_entry(storage, index, {b"k%d%d" % (index, i): b"" for i in range(4)})
+        storage.delete(b"k%d0" % (index - 1))
+        storage.delete(b"k%d1" % index)
+        storage.end_entry()
+    storage.checkpoint(force=True)
+    storage.close()
+
+    again = LmdbStorage.open(tmp_path)
+    left = [key for key, _ in again.scan(b"k", b"l", limit=100)]
+    assert left == [
+        b"k%d%d" % (i, j) for i in range(1, 9) for j in ((2, 3) if i < 8 else (0, 2, 3))
+    ]
+    again.close()
+
+
 def test_half_an_entry_cannot_be_committed(storage: LmdbStorage) -> None:
     storage.put(b"a", b"1")
     with pytest.raises(AssertionError, match="inside an entry"):

@@ -13,6 +13,7 @@ import uvloop
 
 from scripts.tidelock_scripts.accounts.processes import TellerError
 from scripts.tidelock_scripts.bench import (
+    applying,
     at_rate,
     at_statements,
     branches,
@@ -50,6 +51,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "at-rate": at_rate.at_rate,
     "latency": steady.latency,
     "in-process": in_process.in_process,
+    "applying": applying.applying,
     "watch": watch.watch,
     "failover": failover.failover,
     "pause": failover.pause,
