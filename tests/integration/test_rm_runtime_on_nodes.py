@@ -41,10 +41,12 @@ async def nodes(processes: Nodes) -> Nodes:
 
 
 @asynccontextmanager
-async def applying(nodes: Nodes, *first: str) -> AsyncIterator[Application]:
+async def applying(nodes: Nodes, *first: str, discover: bool = True) -> AsyncIterator[Application]:
     """Give an application that knows these nodes, or all; the others it finds by itself."""
     addresses = [nodes.cluster.place(name).url for name in first or nodes.names]
-    application = Application(addresses, application_id="orders", host="h1", timeout_ms=20_000)
+    application = Application(
+        addresses, application_id="orders", host="h1", timeout_ms=20_000, discover=discover
+    )
     try:
         yield application
     finally:
@@ -187,7 +189,8 @@ async def test_a_session_outlives_the_node_that_held_it(nodes: Nodes) -> None:
 async def test_phase_two_goes_on_when_the_leader_is_killed_under_it(nodes: Nodes) -> None:
     leader = await nodes.leader()
     others = [name for name in nodes.names if name != leader]
-    async with applying(nodes, *others) as application:
+    # Its channel is at a node that stays.
+    async with applying(nodes, *others, discover=False) as application:
         application.attach(database := Recording("db", "XA"))
         database.waits = True
         xid = await begin(application)
