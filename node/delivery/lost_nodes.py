@@ -20,19 +20,52 @@ from statemachine.transactions.channel_rows import holding_nodes, sessions_of_no
 logger = logging.getLogger(__name__)
 
 SILENT_S: Final = 5.0
-_LOOK_EVERY_S: Final = 1.0
+LOOK_EVERY_S: Final = 1.0
 _DETACHED_AT_ONCE: Final = 500
 _PROPOSAL_MS: Final = 5_000
+
+
+class SilentHolders:
+    """Which nodes hold sessions and have been silent to this one, while it leads, for long."""
+
+    def __init__(self, engine: Engine, reader: Reader) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._led_since: float | None = None
+
+    def look(self) -> list[DetachChannels]:
+        """Return what detaches sessions of such nodes, some at a time; nothing but at a leader."""
+        if not self._engine.leader_ready:
+            self._led_since = None
+            return []
+        now = self._engine.now()
+        if self._led_since is None:
+            self._led_since = now
+        since = self._led_since
+        holding = holding_nodes(self._reader)
+        return [self._detachment(each) for each in holding if self._is_silent(each, since, now)]
+
+    def _is_silent(self, node_id: str, led_since: float, now: float) -> bool:
+        engine = self._engine
+        if node_id == engine.identity.node_id:
+            return False
+        # One that was removed may run on and be heard, but nothing is passed on to it any more.
+        removed = not engine.contacts.is_member(node_id)
+        heard_at = None if removed else engine.contacts.heard_at(node_id)
+        return now - max(led_since, led_since if heard_at is None else heard_at) > SILENT_S
+
+    def _detachment(self, node_id: str) -> DetachChannels:
+        held = sessions_of_node(self._reader, node_id, _DETACHED_AT_ONCE)
+        connections = tuple((each.session_id, each.connection) for each in held)
+        return DetachChannels(node_id=node_id, connections=connections)
 
 
 class LostNodes:
     """Runs on every node and acts on the leader only."""
 
     def __init__(self, engine: Engine, cluster: EngineCluster, reader: Reader) -> None:
-        self._engine = engine
         self._cluster = cluster
-        self._reader = reader
-        self._led_since: float | None = None
+        self._holders = SilentHolders(engine, reader)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -45,7 +78,7 @@ class LostNodes:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self.look()
             except DamagedStateError as error:
@@ -57,27 +90,6 @@ class LostNodes:
 
     async def look(self) -> None:
         """Detach the sessions of nodes that have been silent for long."""
-        if not self._engine.leader_ready:
-            self._led_since = None
-            return
-        now = self._engine.now()
-        if self._led_since is None:
-            self._led_since = now
-        for node_id in holding_nodes(self._reader):
-            if self._is_silent(node_id, now):
-                await self._detach(node_id)
-
-    def _is_silent(self, node_id: str, now: float) -> bool:
-        engine = self._engine
-        if node_id == engine.identity.node_id:
-            return False
-        heard_at = engine.contacts.heard_at(node_id)
-        began = self._led_since if self._led_since is not None else now
-        return now - max(began, began if heard_at is None else heard_at) > SILENT_S
-
-    async def _detach(self, node_id: str) -> None:
-        held = sessions_of_node(self._reader, node_id, _DETACHED_AT_ONCE)
-        connections = tuple((each.session_id, each.connection) for each in held)
-        command = DetachChannels(node_id=node_id, connections=connections)
-        await self._cluster.propose_internal((command,), timeout_ms=_PROPOSAL_MS)
-        logger.info("sessions of a silent node are detached", extra={"peer": node_id})
+        for command in self._holders.look():
+            await self._cluster.propose_internal((command,), timeout_ms=_PROPOSAL_MS)
+            logger.info("sessions of a silent node are detached", extra={"peer": command.node_id})

@@ -1,11 +1,13 @@
 """What the leader of a simulated cluster does by itself, as `node.housekeeping` does in a node.
 
-Timers that are due, the tick of an idle cluster, and old changes: the tasks of a node are made
-here of the simulated runtime's callbacks; what they propose is the same.
+Timers that are due, the tick of an idle cluster, old changes, and sessions of nodes that are gone:
+the tasks of a node are made here of the simulated runtime's callbacks; what they propose is the
+same.
 """
 
 from __future__ import annotations
 
+from node.delivery.lost_nodes import LOOK_EVERY_S, SilentHolders
 from statemachine.change_log import has_old_changes
 from statemachine.codec import encode_request
 from statemachine.commands import AnyCommand, FireTimers, Request, TrimChanges
@@ -41,6 +43,8 @@ class _Keeper:
         self._shared = shared
         self._engine = engine
         self._runtime = SimulatedRuntime(cluster.world, cluster.nodes[name].process)
+        self._holders = SilentHolders(engine, engine.machine_store)
+        self._look_at = 0.0
         self._busy = False
 
     def next(self) -> None:
@@ -48,9 +52,10 @@ class _Keeper:
 
     def _work(self) -> None:
         self.next()
+        silent = self._silent_holder()
         if self._busy or not self._engine.leader_ready:
             return
-        command = self._timers() or self._old_changes()
+        command = silent or self._timers() or self._old_changes()
         if command is not None:
             self._busy = True
             self._propose(command)
@@ -69,6 +74,12 @@ class _Keeper:
         if keep is None or not has_old_changes(self._engine.machine_store, 0, keep):
             return None
         return TrimChanges(before_wall_ms=0, keep=keep, limit=_TRIM_AT_ONCE)
+
+    def _silent_holder(self) -> AnyCommand | None:
+        if self._engine.now() < self._look_at:
+            return None
+        self._look_at = self._engine.now() + LOOK_EVERY_S
+        return next(iter(self._holders.look()), None)
 
     def _propose(self, command: AnyCommand) -> None:
         engine = self._engine

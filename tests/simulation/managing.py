@@ -303,14 +303,17 @@ class _Manager:
 
     def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
         ledger = self._clients.ledger
-        key = (call["xid"], call["branchId"])
         kind = call["type"]
+        if kind == "sweep":
+            # The ledger takes no work that comes too late, so there is nothing to look for.
+            return {"status": "CLEAN_FAILED", "notFound": True}
         if kind == "clean":
             for each in call.get("branches", [call]):
                 cleaned = (each["xid"], each["branchId"])
                 ledger.find(cleaned, Mode(each["mode"]))
                 ledger.clean(cleaned)
             return {"status": "CLEANED"}
+        key = (call["xid"], call["branchId"])
         ledger.find(key, Mode(call["mode"]))
         if kind == "branch-status":
             return {"status": ledger.status(key)}

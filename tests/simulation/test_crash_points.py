@@ -285,7 +285,7 @@ def test_a_coordinator_of_channels_dies_and_nothing_is_left_half_done(
     happenings: list[Callable[[str], None]], event: str, applied: bool
 ) -> None:
     at = OF_THE_COORDINATOR_OF_CHANNELS.index(event)
-    scene = Scene(4_200 + 2 * at + applied, power_loss=at % 2 == 0, clients="managers")
+    scene = Scene(4_500 + 2 * at + applied, power_loss=at % 2 == 0, clients="managers")
     assert die_at(scene, happenings, event, applied=applied)["managers_COMMITTED"] > 0
 
 

@@ -174,8 +174,12 @@ def test_who_waited_for_a_row_is_not_overtaken_while_its_work_is_done_again(shop
     finish(thread, decide)
     assert shop.rows()[0] == (1, 21, "one")
     assert xid is not None
-    statuses = [branch.status for branch in shop.coordinator.transaction(xid).branches]
-    assert sorted(statuses) == ["PHASE_TWO_COMMITTED", "WITHDRAWN"]
+
+    def ended() -> bool:
+        branches = shop.coordinator.transaction(xid).branches
+        return sorted(branch.status for branch in branches) == ["PHASE_TWO_COMMITTED", "WITHDRAWN"]
+
+    shop.coordinator.wait_until(ended, what="the branch whose work counts is committed")
 
 
 @EVERYWHERE
